@@ -1,0 +1,193 @@
+"""The event bus: what ran, from when to when, told to whoever listens; nothing at all while nobody
+does.
+
+All layers report here: eager ops, the backward sweep, passes, compilation, native calls, and
+regions named by the user. The profiler listens from the top, and so may anything that wants
+timings.
+
+An event is a plain tuple, built once and interpreted later, so that recording costs well below a
+microsecond:
+
+    (kind, name, start_ns, end_ns, thread, shapes, location, sequence, info)
+
+`kind` is one of the constants below. Times are those of `now`. `thread` is `threading.get_ident()`
+where the event began; an event that ended in another thread carries `end_thread` in `info`.
+`shapes` are the shapes of the op's tensor operands. `location` is None, the caller's own location,
+or a tuple of `SourceLocation`, innermost first. `sequence` is the number that a forward op shares
+with its backward. `info` is a dict of anything else. Events arrive when they end, so inner events
+come before the events around them.
+
+How the hot path reports. Import the module, never its flags, because these change:
+
+    from ..ir import events
+
+    if events.active:
+        start = events.now()
+        out = evaluate(...)
+        shapes = [x.shape for x in operands] if events.wants_shapes else None
+        events.record("op", "aten::sin", start, events.now(), shapes, None, sequence)
+    else:
+        out = evaluate(...)
+
+`active` must be read once per op, before it runs, and costs one attribute lookup. A region whose
+end is in other code, or that is not hot, uses `token = begin(name, kind)` and `end(token)`, or
+`with span(name, kind):`; all do nothing while nobody listens. Start reading at `record` and
+`subscribe`.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from threading import get_ident
+from time import perf_counter_ns
+from typing import Any
+
+from .location import SourceLocation, is_internal
+
+# Kinds of event.
+OP = "op"  # an eager op, or a function composed of ops
+ENGINE = "engine"  # the backward sweep's work on one node, with hooks and accumulation
+BACKWARD = "backward"  # the derivative rule of one node
+USER = "user"  # a region that the user named
+PASS = "pass"  # a pass over a graph
+COMPILE = "compile"  # code generation, and what belongs to it
+NATIVE = "native"  # a call of compiled code
+
+Event = tuple[str, str, int, int, int, Any, Any, int | None, dict[str, Any]]
+Token = tuple[str, str, dict[str, Any], int, int]
+
+# What the hot path reads. They are written by `subscribe` and `unsubscribe` only.
+active = False
+wants_shapes = False
+wants_stack = False
+
+now = perf_counter_ns
+
+_MAX_STACK = 32
+
+_lock = threading.Lock()
+_subscriptions: list[tuple[Callable[[Event], object], bool, bool]] = []
+
+
+def _discard(event: Event) -> None:
+    """The listener while nobody listens: an op may have begun before the last listener left."""
+
+
+_emit: Callable[[Event], object] = _discard
+
+
+def subscribe(
+    listener: Callable[[Event], object], *, shapes: bool = False, stack: bool = False
+) -> None:
+    """Call `listener(event)` for each event of every thread from now on, in the thread where it
+    ended.
+
+    `shapes` asks the ops for the shapes of their operands, `stack` has the user's frames recorded
+    as `location`. The listener must be quick and must not raise; `list.append` is ideal.
+    """
+    with _lock:
+        _subscriptions.append((listener, shapes, stack))
+        _publish()
+
+
+def unsubscribe(listener: Callable[[Event], object]) -> None:
+    """Stop calling `listener`. Raises ValueError if it is not subscribed."""
+    with _lock:
+        for index, (known, _, _) in enumerate(_subscriptions):
+            if known == listener:
+                del _subscriptions[index]
+                break
+        else:
+            raise ValueError("this listener is not subscribed")
+        _publish()
+
+
+def _publish() -> None:
+    """Derive what the hot path reads from the subscriptions."""
+    global active, wants_shapes, wants_stack, _emit
+    listeners = [listener for listener, _, _ in _subscriptions]
+    wants_shapes = any(shapes for _, shapes, _ in _subscriptions)
+    wants_stack = any(stack for _, _, stack in _subscriptions)
+    if not listeners:
+        _emit = _discard
+    elif len(listeners) == 1:
+        _emit = listeners[0]
+    else:
+        _emit = _emit_to(listeners)
+    active = bool(listeners)
+
+
+def _emit_to(listeners: list[Callable[[Event], object]]) -> Callable[[Event], None]:
+    def emit(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return emit
+
+
+def record(
+    kind: str,
+    name: str,
+    start_ns: int,
+    end_ns: int,
+    shapes: Sequence[Sequence[int]] | None = None,
+    location: Any = None,
+    sequence: int | None = None,
+    **info: Any,
+) -> None:
+    """Report an event of the current thread that has ended; times are those of `now`."""
+    if wants_stack and location is None:
+        location = _user_stack()
+    _emit((kind, name, start_ns, end_ns, get_ident(), shapes, location, sequence, info))
+
+
+def begin(name: str, category: str = USER, info: dict[str, Any] | None = None) -> Token | None:
+    """Open an event of kind `category`; None while nobody listens. `info` may be filled until
+    `end`."""
+    if not active:
+        return None
+    return (name, category, {} if info is None else info, get_ident(), perf_counter_ns())
+
+
+def end(token: Token | None) -> None:
+    """Close what `begin` opened, in any thread, and report it. Does nothing for None."""
+    if token is None:
+        return
+    end_ns = perf_counter_ns()
+    name, kind, info, thread, start_ns = token
+    if thread != get_ident():
+        info = {**info, "end_thread": get_ident()}
+    location = _user_stack() if wants_stack else None
+    _emit((kind, name, start_ns, end_ns, thread, None, location, None, info))
+
+
+class span:  # noqa: N801  (used like a function)
+    """`with span(name, kind, **info):` reports its body as one event."""
+
+    __slots__ = ("_category", "_info", "_name", "_token")
+
+    def __init__(self, name: str, category: str, **info: Any) -> None:
+        self._name = name
+        self._category = category
+        self._info = info
+        self._token: Token | None = None
+
+    def __enter__(self) -> None:
+        self._token = begin(self._name, self._category, self._info)
+
+    def __exit__(self, *exc_info: object) -> None:
+        end(self._token)
+
+
+def _user_stack() -> tuple[SourceLocation, ...]:
+    """The user's frames, innermost first; those of tracegrad itself are left out."""
+    stack: list[SourceLocation] = []
+    frame = sys._getframe(2)
+    while frame is not None and len(stack) < _MAX_STACK:
+        code = frame.f_code
+        if not is_internal(code.co_filename):
+            stack.append(SourceLocation(code, frame.f_lasti))
+        frame = frame.f_back  # type: ignore[assignment]
+    return tuple(stack)

@@ -1,0 +1,29 @@
+"""The op set: importing this package fills the registry of :mod:`tracegrad.ir.op`.
+
+One family a module; an op is found by its name. About 70 primitives; everything else that users call is a
+composition of these, in :mod:`tracegrad.ops` and :mod:`tracegrad.nn.functional`.
+"""
+
+from . import (
+    arithmetic,
+    comparison,
+    indexing,
+    linalg,
+    reduction,
+    selection,
+    shape,
+    source,
+    transcendental,
+)
+
+__all__ = [
+    "arithmetic",
+    "comparison",
+    "indexing",
+    "linalg",
+    "reduction",
+    "selection",
+    "shape",
+    "source",
+    "transcendental",
+]

@@ -1,0 +1,154 @@
+"""Arithmetic and rounding, element by element."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..op import linear, pointwise
+from ..types import TensorType
+from .comparison import eq, gt, lt
+from .samples import NUMBERS, binary, unary
+from .selection import where
+
+# The operand gives dtype and value domain (array, Tensor or node); its elements are not looked at.
+zeros = linear(
+    "zeros",
+    eval=lambda x, shape: np.zeros(shape, np.asarray(x).dtype),
+    type_rule=lambda x, *, shape: TensorType(x.dtype, shape),
+    transpose=lambda ct, x_type: zeros(ct, shape=x_type.shape),
+    attrs=("shape",),
+    samples=unary(shape=(2, 3)),
+)
+
+
+neg = pointwise(
+    "neg",
+    eval=np.negative,
+    partials=(lambda: -1,),
+    lower=lambda s, x: s.neg(x),
+    samples=unary(dtypes=NUMBERS),
+)
+add = pointwise(
+    "add",
+    eval=np.add,
+    partials=(lambda: 1, lambda: 1),
+    lower=lambda s, x, y: s.add(x, y),
+    samples=binary(dtypes=NUMBERS),
+    commutative=True,
+)
+sub = pointwise(
+    "sub",
+    eval=np.subtract,
+    partials=(lambda: 1, lambda: -1),
+    lower=lambda s, x, y: s.sub(x, y),
+    samples=binary(dtypes=NUMBERS),
+)
+mul = pointwise(
+    "mul",
+    eval=np.multiply,
+    partials=(lambda y: y, lambda x: x),
+    lower=lambda s, x, y: s.mul(x, y),
+    samples=binary(dtypes=NUMBERS),
+    commutative=True,
+)
+div = pointwise(
+    "div",
+    eval=np.true_divide,
+    partials=(lambda ct, y: ct / y, lambda ct, y, out: -ct * (out / y)),
+    lower=lambda s, x, y: s.div(x, y),
+    samples=binary(right=(0.5, 2.0)),
+)
+
+
+def _integer_division(ufunc: Any) -> Any:
+    """The ufunc, but integer division by zero raises what torch raises."""
+
+    def evaluate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        if np.asarray(y).dtype.kind in "iu" and not np.all(y):
+            raise RuntimeError("ZeroDivisionError")
+        return ufunc(x, y)
+
+    return evaluate
+
+
+floor_div = pointwise(
+    "floor_div",
+    eval=_integer_division(np.floor_divide),
+    operands=("x", "y"),
+    lower=lambda s, x, y: s.floor_div(x, y),
+    samples=binary(dtypes=NUMBERS, right=(1, 3)),
+)
+remainder = pointwise(
+    "remainder",
+    eval=_integer_division(np.remainder),
+    partials=(lambda: 1, lambda ct, x, y: -ct * floor_div(x, y)),
+    lower=lambda s, x, y: s.remainder(x, y),
+    samples=binary(dtypes=NUMBERS, right=(1, 3)),
+)
+fmod = pointwise(
+    "fmod",
+    eval=_integer_division(np.fmod),
+    partials=(lambda: 1, lambda ct, x, y: -ct * trunc(x / y)),
+    lower=lambda s, x, y: s.fmod(x, y),
+    samples=binary(dtypes=NUMBERS, right=(1, 3)),
+)
+
+# Steps have derivative zero wherever they have one; torch returns zeros, not None.
+floor = pointwise(
+    "floor", eval=np.floor, partials=(lambda: 0,), lower=lambda s, x: s.floor(x), samples=unary()
+)
+ceil = pointwise(
+    "ceil", eval=np.ceil, partials=(lambda: 0,), lower=lambda s, x: s.ceil(x), samples=unary()
+)
+trunc = pointwise(
+    "trunc", eval=np.trunc, partials=(lambda: 0,), lower=lambda s, x: s.trunc(x), samples=unary()
+)
+round_ = pointwise(
+    "round", eval=np.rint, partials=(lambda: 0,), lower=lambda s, x: s.rint(x), samples=unary()
+)
+
+
+def _sign(x: np.ndarray) -> np.ndarray:
+    """NumPy's sign, but 0 for NaN as torch has it."""
+    result = np.sign(x)
+    return np.where(np.isnan(x), x.dtype.type(0), result) if x.dtype.kind == "f" else result
+
+
+sign = pointwise(
+    "sign",
+    eval=_sign,
+    partials=(lambda: 0,),
+    lower=lambda s, x: s.sign(x),
+    samples=unary(dtypes=NUMBERS),
+)
+abs_ = pointwise(
+    "abs",
+    eval=np.absolute,
+    partials=(lambda x: sign(x),),
+    lower=lambda s, x: s.abs(x),
+    samples=unary(dtypes=NUMBERS),
+)
+
+# At a tie both operands get half of the cotangent, as in torch.
+maximum = pointwise(
+    "maximum",
+    eval=np.maximum,
+    partials=(
+        lambda ct, x, y: where(eq(x, y), ct * 0.5, where(gt(x, y), ct, 0.0)),
+        lambda ct, x, y: where(eq(x, y), ct * 0.5, where(lt(x, y), ct, 0.0)),
+    ),
+    lower=lambda s, x, y: s.maximum(x, y),
+    samples=binary(dtypes=NUMBERS),
+)
+minimum = pointwise(
+    "minimum",
+    eval=np.minimum,
+    partials=(
+        lambda ct, x, y: where(eq(x, y), ct * 0.5, where(lt(x, y), ct, 0.0)),
+        lambda ct, x, y: where(eq(x, y), ct * 0.5, where(gt(x, y), ct, 0.0)),
+    ),
+    lower=lambda s, x, y: s.minimum(x, y),
+    samples=binary(dtypes=NUMBERS),
+)
