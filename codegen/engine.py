@@ -5,11 +5,11 @@ compiled, relocatable object; bytes that may be kept on disk) and :class:`Native
 loaded into this process). Start reading at :func:`compile_module`.
 
 Compiling and loading are two steps, because the LLVM module is needed only in the first: each
-module is parsed in an LLVM context of its own, and both are freed as soon as the object is
-emitted. Loading goes through MCJIT with llvmlite's memory manager, which puts code and constants
-of an object into one mapping; that makes the small code model (constants addressed relative to
-the program counter) safe. ORC links as fast, but keeps about 8 KB for each library it ever
-linked.
+module is parsed in an LLVM context of its own, and both are freed as soon as the object is emitted.
+Loading goes through MCJIT, which frees everything; ORC links as fast, but keeps about 8 KB for each
+library it ever linked. On x86-64 Linux code is emitted for the small code model, where constants
+are addressed relative to the program counter, and loaded with llvmlite's memory manager, which puts
+an object into one mapping, so that they are near. Elsewhere llvmlite's defaults hold.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from llvmlite.binding.newpassmanagers import NewPassManager
 _lock = threading.RLock()
 
 # Engines whose owner is gone, waiting to be freed by whoever gets the lock next.
-_unloaded: deque[tuple[llvm.ExecutionEngine, llvm.ContextRef]] = deque()
+_unloaded: deque[llvm.ExecutionEngine] = deque()
 
 if hasattr(os, "register_at_fork"):  # a child must not inherit a half-finished compilation
     os.register_at_fork(
@@ -151,13 +151,17 @@ def compile_object(
 
     Args:
         module: an llvmlite module, or LLVM text.
-        optimize: 0 to 3, as in ``-O2``; 0 still selects instructions for ``target``.
+        optimize: 1 to 3 run LLVM's passes, as ``-O2`` does; 0 runs none of them. Instruction
+            selection and register allocation always do their best, so that 0 halves the time to
+            compile, and costs nothing, for code that is already as vectors, without dead ends.
         target: the CPU to generate code for; by default this one.
 
     Raises:
         NativeCodeError: LLVM cannot parse, verify or resolve the module.
     """
     text = str(module)
+    if _is_linux_on_x86():
+        text += _WRITABLE_DATA
     with _lock:
         _free_unloaded()
         machine = _target_machine(host() if target is None else target, optimize)
@@ -170,7 +174,8 @@ def compile_object(
                 parsed.data_layout = str(machine.target_data)
                 _check_declarations(parsed)
                 parsed_at = time.perf_counter()
-                _optimize(parsed, machine, optimize)
+                if optimize:
+                    _run_passes(parsed, machine, optimize)
                 optimized_at = time.perf_counter()
                 data = machine.emit_object(parsed)
                 emitted_at = time.perf_counter()
@@ -199,16 +204,19 @@ def load_object(code: ObjectCode) -> NativeModule:
     started = time.perf_counter()
     with _lock:
         _free_unloaded()
-        context = llvm.create_context()
-        # MCJIT wants a module to begin with; ours is in the object, so it gets an empty one.
-        engine = llvm.create_mcjit_compiler(
-            llvm.parse_assembly("", context), _loading_machine(), use_lmm=True
-        )
+        with llvm.create_context() as context:
+            # MCJIT wants a module to begin with; ours is in the object, so it gets an empty one.
+            # It must go before anything is compiled: even for no code at all, llvmlite's memory
+            # manager may find that the object has left it no room, and end the process.
+            empty = llvm.parse_assembly("", context)
+            engine = llvm.create_mcjit_compiler(empty, _loading_machine(), use_lmm=_one_mapping())
+            engine.remove_module(empty)
+            empty.close()
         image = llvm.ObjectFileRef.from_data(code.data)
         engine.add_object_file(image)
         image.close()
         engine.finalize_object()
-    return NativeModule(engine, context, code, time.perf_counter() - started)
+    return NativeModule(engine, code, time.perf_counter() - started)
 
 
 class NativeModule:
@@ -223,17 +231,11 @@ class NativeModule:
 
     __slots__ = ("__weakref__", "_engine", "code", "load_s")
 
-    def __init__(
-        self,
-        engine: llvm.ExecutionEngine,
-        context: llvm.ContextRef,
-        code: ObjectCode,
-        load_s: float,
-    ) -> None:
+    def __init__(self, engine: llvm.ExecutionEngine, code: ObjectCode, load_s: float) -> None:
         self._engine = engine
         self.code = replace(code, data=b"")
         self.load_s = load_s
-        weakref.finalize(self, _unload, engine, context).atexit = False
+        weakref.finalize(self, _unload, engine).atexit = False
 
     def address(self, name: str) -> int:
         """The address of a function or global of the module.
@@ -291,10 +293,10 @@ def _check_declarations(module: llvm.ModuleRef) -> None:
             raise NativeCodeError(f"the function {name!r} is declared, but does not exist")
 
 
-def _optimize(module: llvm.ModuleRef, machine: llvm.TargetMachine, level: int) -> None:
+def _run_passes(module: llvm.ModuleRef, machine: llvm.TargetMachine, level: int) -> None:
     options = llvm.create_pipeline_tuning_options(speed_level=level)
     options.loop_vectorization = options.slp_vectorization = level >= 2
-    options.loop_unrolling = options.loop_interleaving = level >= 1
+    options.loop_unrolling = options.loop_interleaving = True
     builder = llvm.create_pass_builder(machine, options)
     passes = builder.getModulePassManager()
     # Builder and passes serve once: running a second module through them crashes LLVM.
@@ -317,26 +319,51 @@ def _target_machine(target: Host, optimize: int) -> llvm.TargetMachine:
         # LLVM tunes some AVX-512 CPUs for 256 bits, from the days when 512 cost clock rate.
         features += ",-prefer-256-bit"
     return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=features, opt=optimize, codemodel="small", jit=True
+        cpu=target.cpu, features=features, opt=max(optimize, 2), codemodel=_code_model(), jit=True
     )
 
 
 def _loading_machine() -> llvm.TargetMachine:
     # MCJIT takes possession of it. It generates no code, so it needs no features.
     return llvm.Target.from_triple(host().triple).create_target_machine(
-        opt=0, codemodel="small", jit=True
+        opt=0, codemodel=_code_model(), jit=True
     )
+
+
+def _is_linux_on_x86() -> bool:
+    return host().triple.startswith("x86_64") and "linux" in host().triple
+
+
+def _code_model() -> str:
+    return "small" if _is_linux_on_x86() else "jitdefault"
+
+
+def _one_mapping() -> bool | None:
+    return True if _is_linux_on_x86() else None
+
+
+# In the small code model external functions (memset) are called through a table of addresses, which
+# llvmlite's memory manager does not foresee: without writable data in the object, there is no room.
+_WRITABLE_DATA = """
+@tracegrad.writable = internal global i64 1
+@llvm.compiler.used = appending global [1 x ptr] [ptr @tracegrad.writable], section "llvm.metadata"
+"""
 
 
 @lru_cache(maxsize=1)
 def _initialize() -> None:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    # The first engine opens the process's own symbols, which _check_declarations looks up.
+    triple = llvm.get_process_triple()
+    with llvm.create_context() as context:
+        machine = llvm.Target.from_triple(triple).create_target_machine(jit=True)
+        llvm.create_mcjit_compiler(llvm.parse_assembly("", context), machine).close()
 
 
-def _unload(engine: llvm.ExecutionEngine, context: llvm.ContextRef) -> None:
+def _unload(engine: llvm.ExecutionEngine) -> None:
     # May run at any point where Python collects garbage, so it must not wait for the lock.
-    _unloaded.append((engine, context))
+    _unloaded.append(engine)
     if _lock.acquire(blocking=False):
         try:
             _free_unloaded()
@@ -346,6 +373,4 @@ def _unload(engine: llvm.ExecutionEngine, context: llvm.ContextRef) -> None:
 
 def _free_unloaded() -> None:
     while _unloaded:
-        engine, context = _unloaded.popleft()
-        engine.close()
-        context.close()
+        _unloaded.popleft().close()

@@ -44,6 +44,12 @@ class Floats:
         return bool((type_.element if isinstance(type_, ll.VectorType) else type_) == F32)
 
     @property
+    def type_name(self) -> str:
+        """`f32` for a scalar, `f32x8` for a vector."""
+        element = "f32" if self.is_f32 else "f64"
+        return element if self.lanes == 1 else f"{element}x{self.lanes}"
+
+    @property
     def mantissa_bits(self) -> int:
         """Bits of the significand that are stored."""
         return 23 if self.is_f32 else 52
@@ -210,6 +216,12 @@ class Ints:
         """Zeros move in: there is no arithmetic shift of 64 bits before AVX-512."""
         return self._binary(self.b.lshr, count)
 
+    @property
+    def width(self) -> int:
+        """Bits of one lane."""
+        type_ = self.value.type
+        return int((type_.element if isinstance(type_, ll.VectorType) else type_).width)
+
     def is_negative(self) -> Mask:
         return Mask(self.b, self.b.icmp_signed("<", self.value, self._operand(0)))
 
@@ -265,13 +277,14 @@ def where(mask: Mask, x: _Value, y: _Value | float) -> _Value:
 def polynomial(x: Floats, coefficients: Sequence[float], square: Floats | None = None) -> Floats:
     """``c[0] + c[1] x + c[2] x**2 + ...`` by fused multiply-adds.
 
-    Horner's scheme; with the square of `x` given, even and odd powers are summed apart, which halves
-    the length of the dependency chain for one more operation.
+    Horner's scheme. With the square of `x` given, even and odd powers from the third on are summed
+    apart, which halves the length of the dependency chain for one more operation; the first ones are
+    not, since there rounding errors would show.
     """
-    if square is not None and len(coefficients) > 3:
-        even = polynomial(square, coefficients[0::2])
-        odd = polynomial(square, coefficients[1::2])
-        return x.fma(odd, even)
+    if square is not None and len(coefficients) > 5:
+        even = polynomial(square, coefficients[2::2])
+        odd = polynomial(square, coefficients[3::2])
+        return x.fma(x.fma(x.fma(odd, even), coefficients[1]), coefficients[0])
     total = x.const(coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
         total = total.fma(x, coefficient)
@@ -297,8 +310,16 @@ def two_product(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     return product, x.fma(y, -product)
 
 
+class _Splat(ll.Constant):
+    """A vector constant in LLVM's short form, which is also much faster to parse."""
+
+    def __init__(self, element: ll.Type, number: float, lanes: int) -> None:
+        self.type = ll.VectorType(element, lanes)
+        self.constant = f"splat ({element} {ll.Constant(element, number).get_reference()})"
+
+    def _get_reference(self) -> str:
+        return self.constant
+
+
 def _splat(element: ll.Type, number: float, lanes: int) -> ll.Constant:
-    if lanes == 1:
-        return ll.Constant(element, number)
-    literal = f"splat ({element} {ll.Constant(element, number).get_reference()})"
-    return ll.FormattedConstant(ll.VectorType(element, lanes), literal)
+    return ll.Constant(element, number) if lanes == 1 else _Splat(element, number, lanes)

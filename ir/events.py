@@ -1,11 +1,10 @@
-"""The event bus: what ran, from when to when, told to whoever listens; nothing at all while nobody
-does.
+"""The event bus: what ran, and from when to when, for whoever listens; silent while nobody does.
 
 All layers report here: eager ops, the backward sweep, passes, compilation, native calls, and
 regions named by the user. The profiler listens from the top, and so may anything that wants
 timings.
 
-An event is a plain tuple, built once and interpreted later, so that recording costs well below a
+An event is a plain tuple, built once and interpreted later, so that recording costs less than a
 microsecond:
 
     (kind, name, start_ns, end_ns, thread, shapes, location, sequence, info)
@@ -28,6 +27,10 @@ How the hot path reports. Import the module, never its flags, because these chan
         events.record("op", "aten::sin", start, events.now(), shapes, None, sequence)
     else:
         out = evaluate(...)
+
+The backward sweep reports each node twice: the derivative rule alone as `BACKWARD`, named by the
+node ("SinBackward0"), and around it the whole work on the node, with hooks and accumulation, as
+`ENGINE` ("autograd::engine::evaluate_function: SinBackward0"); both with the same sequence number.
 
 `active` must be read once per op, before it runs, and costs one attribute lookup. A region whose
 end is in other code, or that is not hot, uses `token = begin(name, kind)` and `end(token)`, or

@@ -1,0 +1,96 @@
+"""tracegrad: PyTorch's autograd, traced into an SSA graph and compiled to native CPU code.
+
+    import tracegrad as tg
+
+Names and meanings are torch's. ``@tg.compile`` compiles a function, up to a whole training step. The pipeline is
+described in ARCHITECTURE.md; start reading the code at ``dispatch.apply``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tracegrad.ir.ops  # noqa: F401  (fills the op registry)
+from tracegrad import methods as _methods  # isort: skip  (completes the Tensor class)
+from tracegrad import autograd, cuda
+from tracegrad.device import Device as device
+from tracegrad.formatting import set_printoptions
+from tracegrad.grad_mode import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from tracegrad.ir.types import (
+    DType as dtype,
+)
+from tracegrad.ir.types import (
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+)
+from tracegrad.ir.types import (
+    bool_ as bool,
+)
+from tracegrad.ops.conversion import can_cast, get_default_dtype, promote_types, set_default_dtype
+from tracegrad.ops.creation import (
+    arange,
+    as_tensor,
+    asarray,
+    empty,
+    empty_like,
+    eye,
+    from_dlpack,
+    from_numpy,
+    full,
+    full_like,
+    is_tensor,
+    linspace,
+    meshgrid,
+    ones,
+    ones_like,
+    tensor,
+    zeros,
+    zeros_like,
+)
+from tracegrad.ops.elementwise import result_type, where
+from tracegrad.ops.shaping import broadcast_tensors, cat, concat, concatenate, hstack, stack, vstack
+from tracegrad.random import (
+    Generator,
+    bernoulli,
+    get_rng_state,
+    initial_seed,
+    manual_seed,
+    normal,
+    rand,
+    rand_like,
+    randint,
+    randn,
+    randn_like,
+    randperm,
+    seed,
+    set_rng_state,
+)
+from tracegrad.size import Size
+from tracegrad.tensor import Tensor
+
+__version__ = "0.1.0"
+
+float = float32
+double = float64
+int = int32
+long = int64
+short = int16
+
+# A function and the method of the same name are one object; the tables are in tracegrad.methods.
+_functions = {
+    name: getattr(Tensor, name)
+    for names in (
+        _methods.ELEMENTWISE,
+        _methods.REDUCTIONS,
+        _methods.SHAPING,
+        _methods.LINALG,
+        _methods.INDEXING,
+    )
+    for name in names
+}
+globals().update(_functions)

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any
 
-from .autograd.profiler import profile as _recording
-from .autograd.profiler import record_function, refuse_options
-from .autograd.profiler_report import EventList
+from tracegrad.autograd.profiler import profile as _recording
+from tracegrad.autograd.profiler import record_function, refuse_options
+from tracegrad.autograd.profiler_report import EventList
 
 __all__ = [
     "ProfilerAction",
@@ -172,7 +172,7 @@ class profile:  # noqa: N801  (torch's name)
         self.acc_events = acc_events
         self.step_num = 0
         self.current_action = self._choose_action()
-        self._options = {
+        self._options: dict[str, Any] = {
             "record_shapes": record_shapes,
             "with_stack": with_stack,
             "with_flops": with_flops,

@@ -1,0 +1,14 @@
+"""``tracegrad.autograd``: torch.autograd's public names.
+
+``node`` holds the records that operations leave, ``engine`` sweeps over them, ``backward`` is the public way in,
+``functional`` has Jacobians and the like, ``profiler`` listens to what runs.
+"""
+
+from tracegrad.autograd import graph
+from tracegrad.autograd.backward import backward, grad
+from tracegrad.grad_mode import enable_grad, no_grad, set_grad_enabled
+from tracegrad.tensor import Tensor
+
+Variable = Tensor
+
+__all__ = ["Variable", "backward", "enable_grad", "grad", "graph", "no_grad", "set_grad_enabled"]

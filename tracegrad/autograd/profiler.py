@@ -19,9 +19,14 @@ import time
 from contextlib import ContextDecorator
 from typing import Any
 
-from ..ir import events as bus
-from .profiler_events import FunctionEvent, FunctionEventAvg, Interval, build_events
-from .profiler_report import EventList
+from tracegrad.autograd.profiler_events import (
+    FunctionEvent,
+    FunctionEventAvg,
+    Interval,
+    build_events,
+)
+from tracegrad.autograd.profiler_report import EventList
+from tracegrad.ir import events as bus
 
 __all__ = [
     "EventList",
@@ -210,7 +215,7 @@ class record_function(ContextDecorator):  # noqa: N801  (torch's name)
     """Name a region, so that it appears in profiles: `with record_function("name"):`, or as
     decorator.
 
-    `args` is any text to keep with the event. Costs well below a microsecond while no profile is
+    `args` is any text to keep with the event. Costs less than a microsecond while no profile is
     running.
     """
 

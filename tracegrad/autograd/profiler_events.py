@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import events as bus
-from ..ir.location import SourceLocation
+from tracegrad.ir import events as bus
+from tracegrad.ir.location import SourceLocation
 
 # torch's numbers for at::RecordScope.
 _SCOPES = {bus.BACKWARD: 1, bus.USER: 7}
@@ -277,27 +277,23 @@ def build_events(
 def _nest(events: list[FunctionEvent], orders: list[int]) -> None:
     """Give each event its parent and children: the innermost event of its thread that spans it.
 
-    `events` must be in the order of starting; `orders` is the order in which they ended. An event
-    that overlaps another only partly is not inside it.
+    `events` must be in the order of starting; `orders` tells in which order they were reported,
+    which alone is reliable where a coarse clock stood still. An event that overlaps another only
+    partly is not inside it.
     """
-    open_events: dict[int, list[tuple[FunctionEvent, int]]] = {}
-    for event, order in zip(events, orders, strict=True):
+    by_end = sorted(range(len(events)), key=lambda i: (events[i].time_range.end_ns, orders[i]))
+    ended: dict[int, list[FunctionEvent]] = {}  # by thread, without those whose parent is known
+    for index in by_end:
+        event = events[index]
         if event.is_async:
             continue
-        stack = open_events.setdefault(event.thread, [])
-        span = event.time_range
-        while stack:
-            parent, parent_order = stack[-1]
-            parent_end = parent.time_range.end_ns
-            # At the very end of the parent, on a coarse clock, only the order tells what was
-            # inside.
-            is_after = span.start_ns >= parent_end and order > parent_order
-            if not is_after and span.start_ns <= parent_end and span.end_ns <= parent_end:
-                event.cpu_parent = parent
-                parent.cpu_children.append(event)
-                break
-            stack.pop()
-        stack.append((event, order))
+        stack = ended.setdefault(event.thread, [])
+        while stack and stack[-1].time_range.start_ns >= event.time_range.start_ns:
+            stack.pop().cpu_parent = event
+        stack.append(event)
+    for event in events:
+        if event.cpu_parent is not None:
+            event.cpu_parent.cpu_children.append(event)
 
 
 def _merge_repeated(events: list[FunctionEvent]) -> list[FunctionEvent]:

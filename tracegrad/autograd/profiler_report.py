@@ -11,8 +11,13 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..ir import events as bus
-from .profiler_events import FunctionEvent, FunctionEventAvg, find_forward, format_time
+from tracegrad.autograd.profiler_events import (
+    FunctionEvent,
+    FunctionEventAvg,
+    find_forward,
+    format_time,
+)
+from tracegrad.ir import events as bus
 
 # torch's names of the categories in a trace file; other kinds keep their own name.
 _CATEGORIES = {

@@ -1,0 +1,161 @@
+"""Random graphs: every way of running agrees, text round-trips, gradients are finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from helpers import (
+    WAYS_OF_RUNNING,
+    assert_same,
+    draw_input,
+    optimize_verified,
+    verify_after_each,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_graphs import graphs
+
+from tracegrad.ir import (
+    DEFAULT,
+    Graph,
+    GraphBuilder,
+    PassPipeline,
+    append_adjoint,
+    evaluate,
+    parse,
+    registered,
+    show,
+    structural_key,
+    verify,
+)
+from tracegrad.ir.passes import partition
+from tracegrad.ir.types import float64
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def arrays_for(graph: Graph, seed: int, *, special: bool = False) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [draw_input(node.type, rng, special=special) for node in graph.inputs]
+
+
+@settings(max_examples=300)
+@given(graphs(), SEEDS, st.booleans())
+def test_optimized(graph: Graph, seed: int, special: bool) -> None:
+    """The passes change no bit of any result, and find nothing more to do the second time."""
+    arrays = arrays_for(graph, seed, special=special)
+    optimized = optimize_verified(graph)
+    for a, c in zip(evaluate(optimized, arrays), evaluate(graph, arrays), strict=True):
+        assert_same(a, c, f"{graph}\n{optimized}")
+    again = PassPipeline(DEFAULT, verify_after_each)(optimized)
+    assert len(again.nodes) <= len(optimized.nodes)
+
+
+@settings(max_examples=200)
+@given(graphs())
+def test_text(graph: Graph) -> None:
+    """Text and structure survive printing and parsing."""
+    text = show(graph)
+    parsed = parse(text)
+    verify(parsed)
+    assert show(parsed, locations=False) == show(graph, locations=False)
+    assert structural_key(parsed) == structural_key(graph)
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS_OF_RUNNING if way != "interpreted"])
+def test_ways_agree(way: str) -> None:
+    """Smooth graphs, so that a last digit that differs cannot decide a comparison."""
+
+    @settings(max_examples=40)
+    @given(graphs(smooth=True), SEEDS)
+    def check(graph: Graph, seed: int) -> None:
+        arrays = arrays_for(graph, seed)
+        with_way = WAYS_OF_RUNNING[way](graph, arrays)
+        for node, a, c in zip(graph.outputs, with_way, evaluate(graph, arrays), strict=True):
+            rtol = {"f64": 1e-9, "f32": 2e-3}.get(node.dtype.name, 0)
+            scale = float(np.max(np.abs(c), initial=0))
+            np.testing.assert_allclose(a, c, rtol=rtol, atol=rtol * scale, err_msg=str(graph))
+
+    check()
+
+
+def weighted_sum(graph: Graph) -> Graph:
+    """The graph with one 0-d output that depends on all outputs, each element with its weight."""
+    extended = graph.replace()
+    builder = GraphBuilder(extended)
+    with builder:
+        total = builder.const(0, float64)
+        for output in graph.outputs:
+            weights = np.cos(np.arange(output.type.size, dtype=float)).reshape(output.shape)
+            product = output * builder.const_array(weights)
+            axes = tuple(range(product.ndim))
+            total = total + registered("sum")(product, axis=axes, keepdims=False)
+    return extended.replace(outputs=[total])
+
+
+def smooth_graphs() -> st.SearchStrategy[Graph]:
+    return graphs(smooth=True, dtypes=(float64,), steps=15)
+
+
+def gradients(graph: Graph) -> Iterator[tuple[str, Graph]]:
+    """The gradient of a graph with one 0-d output, before and after the passes."""
+    joint, cotangents = append_adjoint(graph, graph.outputs, graph.inputs)
+    builder = GraphBuilder(joint)
+    outputs = [
+        builder.full(x.shape, 0, x.dtype) if ct is None else ct
+        for x, ct in zip(graph.inputs, cotangents, strict=True)
+    ]
+    joint = joint.replace(outputs=outputs)
+    verify(joint)
+    yield "as appended", joint
+    yield "optimized", optimize_verified(joint)
+
+
+@settings(max_examples=120)
+@given(smooth_graphs(), SEEDS)
+def test_gradient(graph: Graph, seed: int) -> None:
+    """The gradient along a random direction is the central difference."""
+    scalar = weighted_sum(graph)
+    arrays = arrays_for(scalar, seed)
+    directions = arrays_for(scalar, seed + 1)
+    step = 1e-5
+
+    def at(offset: float) -> float:
+        moved = [x + offset * d for x, d in zip(arrays, directions, strict=True)]
+        return float(evaluate(scalar, moved)[0])
+
+    # Richardson: the error is of the fourth order.
+    coarse = (at(2 * step) - at(-2 * step)) / (4 * step)
+    fine = (at(step) - at(-step)) / (2 * step)
+    expected = (4 * fine - coarse) / 3
+    size = max(1.0, abs(at(0)))
+    for name, graph_of_gradient in gradients(scalar):
+        values = evaluate(graph_of_gradient, arrays)
+        pairs = list(zip(values, directions, strict=True))
+        actual = sum(float(np.sum(g * d)) for g, d in pairs)
+        scale = sum(float(np.sum(np.abs(g * d))) for g, d in pairs)
+        assert abs(actual - expected) <= 1e-5 * scale + 1e-8 * size, f"{name}\n{scalar}"
+
+
+@settings(max_examples=80)
+@given(smooth_graphs(), SEEDS)
+def test_partition(graph: Graph, seed: int) -> None:
+    """Forward and backward halves together compute what the joint graph does."""
+    joint = graph.replace()
+    builder = GraphBuilder(joint)
+    seeds = [builder.input(output.type, "ct") for output in graph.outputs]
+    joint, cotangents = append_adjoint(joint, graph.outputs, graph.inputs, seeds)
+    joint = joint.replace(outputs=[*graph.outputs, *(ct for ct in cotangents if ct is not None)])
+    joint = optimize_verified(joint)
+    arrays = arrays_for(joint, seed)
+    forward, backward, residuals = partition(joint, len(graph.outputs), seeds)
+    verify(forward, after="partition")
+    verify(backward, after="partition")
+    count = len(graph.outputs)
+    outputs = evaluate(forward, arrays[: len(forward.inputs)])
+    assert len(outputs) == count + len(residuals)
+    gradient = evaluate(backward, [*outputs[count:], *arrays[len(graph.inputs) :]])
+    for a, c in zip([*outputs[:count], *gradient], evaluate(joint, arrays), strict=True):
+        assert_same(a, c, f"{joint}\n{forward}\n{backward}")

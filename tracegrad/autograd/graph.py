@@ -1,0 +1,5 @@
+"""``tracegrad.autograd.graph``: the records as users may inspect them."""
+
+from tracegrad.autograd.node import Node
+
+__all__ = ["Node"]

@@ -1,0 +1,330 @@
+"""The records that operations leave behind, which users see as ``grad_fn``.
+
+A :class:`Node` stands for one application of an op: the op, the edges to where its operands came from, and the
+values that the derivative rule reads. Edges lead to Nodes, or to leaf tensors. Records are ordered by a
+sequence number, which is a topological order. Start with :class:`OpNode`; :mod:`tracegrad.autograd.engine` runs
+them backwards.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tracegrad.ir.location import SourceLocation
+from tracegrad.ir.op import Op
+from tracegrad.ir.types import TensorType, from_numpy_dtype
+
+if TYPE_CHECKING:
+    from tracegrad.tensor import Tensor
+
+Edge = Any
+"""A Node, a leaf Tensor, or None where nothing requires grad."""
+
+next_sequence = itertools.count().__next__
+
+FREED_MESSAGE = (
+    "Trying to backward through the graph a second time (or directly access saved tensors after they "
+    "have already been freed). Saved intermediate values of the graph are freed when you call "
+    ".backward() or autograd.grad(). Specify retain_graph=True if you need to backward through the "
+    "graph a second time or if you need to access saved tensors after calling backward."
+)
+
+
+class VersionCounter:
+    """Counts the in-place changes of one storage; shared by all tensors that view it.
+
+    Attributes:
+        value: how many changes there were.
+        location: the user's line of the latest one.
+    """
+
+    __slots__ = ("location", "value")
+
+    def __init__(self) -> None:
+        self.value = 0
+        self.location: SourceLocation | None = None
+
+
+class RemovableHandle:
+    """Returned when a hook is registered; ``remove()`` takes the hook back. A context manager as well."""
+
+    def __init__(self, hooks: dict[int, Callable[..., Any]], key: int) -> None:
+        self._hooks = hooks
+        self._key = key
+
+    def remove(self) -> None:
+        self._hooks.pop(self._key, None)
+
+    def __enter__(self) -> RemovableHandle:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.remove()
+
+
+_hook_numbers = itertools.count()
+
+
+def add_hook(hooks: dict[int, Callable[..., Any]], hook: Callable[..., Any]) -> RemovableHandle:
+    """Add to a table of hooks and return the handle that removes it."""
+    key = next(_hook_numbers)
+    hooks[key] = hook
+    return RemovableHandle(hooks, key)
+
+
+class Node:
+    """The base of all records.
+
+    Attributes:
+        edges: for each operand where it came from.
+        numbers: which output of that Node, where it is not 0 for all; else None.
+        sequence: later records have larger ones.
+        location: the user's line.
+        outputs: how many results there are; cotangents of a Node with several come as a list.
+        tensor_hooks: hooks on the cotangent of output ``number``: {number: {key: hook}}.
+        pre_hooks, post_hooks: hooks on the whole record.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_metadata",
+        "composite",
+        "edges",
+        "location",
+        "numbers",
+        "post_hooks",
+        "pre_hooks",
+        "retained",
+        "sequence",
+        "tensor_hooks",
+    )
+    outputs = 1
+
+    def __init__(self, edges: tuple[Edge, ...], location: SourceLocation | None) -> None:
+        self.edges = edges
+        self.numbers: tuple[int, ...] | None = None
+        self.location = location
+        self.sequence = next_sequence()
+        self.composite: tuple[str, tuple[tuple[Edge, int], ...]] | None = None
+        self.tensor_hooks: dict[int, dict[int, Callable[..., Any]]] | None = None
+        self.pre_hooks: dict[int, Callable[..., Any]] | None = None
+        self.post_hooks: dict[int, Callable[..., Any]] | None = None
+        self.retained: dict[int, Any] | None = None
+        self._metadata: dict[Any, Any] | None = None
+
+    def name(self) -> str:
+        """torch's name of the record, such as ``SinBackward0``."""
+        return type(self).__name__ if self.composite is None else self.composite[0]
+
+    @property
+    def metadata(self) -> dict[Any, Any]:
+        """A dictionary for the user's own notes."""
+        if self._metadata is None:
+            self._metadata = {}
+        return self._metadata
+
+    @property
+    def next_functions(self) -> tuple[tuple[Node | None, int], ...]:
+        """The records of the operands, as torch shows them: (record, output number) or (None, 0)."""
+        if self.composite is not None:
+            edges: Sequence[tuple[Edge, int]] = self.composite[1]
+        else:
+            numbers = self.numbers or (0,) * len(self.edges)
+            edges = tuple(zip(self.edges, numbers, strict=True))
+        return tuple((as_node(edge), number) for edge, number in edges)
+
+    def register_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(grad_inputs, grad_outputs)`` after this record ran; it may replace grad_inputs."""
+        if self.post_hooks is None:
+            self.post_hooks = {}
+        return add_hook(self.post_hooks, hook)
+
+    def register_prehook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(grad_outputs)`` before this record runs; it may replace grad_outputs."""
+        if self.pre_hooks is None:
+            self.pre_hooks = {}
+        return add_hook(self.pre_hooks, hook)
+
+    def pull(self, ct: Any, needed: Sequence[bool], differentiable: bool) -> list[Any]:
+        """The cotangents of the operands (None where not needed or not there).
+
+        Args:
+            ct: that of the result; a list where there are several results.
+            needed: for each edge whether it is wanted.
+            differentiable: whether cotangents are Tensors (to be differentiated again, or traced)
+                rather than arrays.
+        """
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Forget the saved values."""
+
+
+def name_of_op(op: Op) -> str:
+    """``SinBackward0`` for the op ``sin``."""
+    return "".join(part.capitalize() for part in op.name.split("_")) + "Backward0"
+
+
+_classes: dict[Op, type[OpNode]] = {}
+
+# Where torch's name is not our op's.
+_TORCH_NAMES = {
+    "power": "PowBackward0",
+    "cast": "ToCopyBackward0",
+    "matmul": "MmBackward0",
+    "reshape": "ViewBackward0",
+    "broadcast_in_dim": "ExpandBackward0",
+    "concat": "CatBackward0",
+    "take": "IndexBackward0",
+    "max": "AmaxBackward0",
+    "min": "AminBackward0",
+    "slice_update": "CopySlices",
+    "copy": "CloneBackward0",
+    "index_copy": "IndexPutBackward0",
+    "pad": "ConstantPadNdBackward0",
+}
+
+
+def node_class(op: Op) -> type[OpNode]:
+    """The class of the records of `op`: one per op, so that ``type(x.grad_fn).__name__`` is torch's."""
+    found = _classes.get(op)
+    if found is None:
+        name = _TORCH_NAMES.get(op.name) or name_of_op(op)
+        found = type(name, (OpNode,), {"__slots__": (), "__module__": OpNode.__module__})
+        _classes[op] = found
+    return found
+
+
+class OpNode(Node):
+    """The record of one primitive op.
+
+    Attributes:
+        op, attrs: what was applied.
+        types: types of the operands that need a cotangent (others None).
+        saved: the operands that the rule reads, as Tensors or numbers; None after release.
+        versions: the version of each saved Tensor when it was saved.
+        saved_out: the result's array, if the rule reads it, with its type.
+    """
+
+    __slots__ = ("attrs", "op", "out_counter", "out_version", "saved", "saved_out", "types", "versions")
+
+    def __init__(
+        self,
+        op: Op,
+        attrs: dict[str, Any],
+        edges: tuple[Edge, ...],
+        types: tuple[TensorType | None, ...],
+        location: SourceLocation | None,
+    ) -> None:
+        Node.__init__(self, edges, location)
+        self.op = op
+        self.attrs = attrs
+        self.types = types
+        self.saved: tuple[Any, ...] | None = None
+        self.versions: tuple[int, ...] = ()
+        self.saved_out: np.ndarray | None = None
+        self.out_counter: VersionCounter | None = None
+        self.out_version = 0
+
+    def _check_versions(self) -> None:
+        """Raise torch's error if something that the rule reads was changed in place."""
+        assert self.saved is not None
+        for operand, version in zip(self.saved, self.versions, strict=True):
+            counter = getattr(operand, "_counter", None)
+            if counter is not None and counter.value != version:
+                raise modified_error(operand._data, operand._grad_fn, counter, version, self)
+        if self.out_counter is not None and self.out_counter.value != self.out_version:
+            raise modified_error(self.saved_out, self, self.out_counter, self.out_version, self)
+
+    def pull(self, ct: Any, needed: Sequence[bool], differentiable: bool) -> list[Any]:
+        saved = self.saved
+        if saved is None:
+            raise RuntimeError(FREED_MESSAGE)
+        out: Any = self.saved_out
+        if self.versions or self.out_counter is not None:
+            self._check_versions()
+        if differentiable:
+            operands: Any = saved
+            if out is not None:
+                out = rebuild_output(out, self)
+        else:
+            operands = [getattr(x, "_data", x) for x in saved] if saved else saved
+        pull, attrs, types = self.op.pull, self.attrs, self.types
+        return [
+            pull(index, ct, out, operands, types, attrs) if wanted else None
+            for index, wanted in enumerate(needed)
+        ]
+
+    def release(self) -> None:
+        if self.versions or self.saved_out is not None:
+            self.saved = None
+            self.saved_out = None
+
+    def __getattr__(self, name: str) -> Any:
+        """``_saved_self``, ``_saved_other``, ``_saved_result``, as torch names what a record keeps."""
+        if not name.startswith("_saved_"):
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        if self.saved is None:
+            raise RuntimeError(FREED_MESSAGE)
+        if name == "_saved_result" and self.saved_out is not None:
+            return rebuild_output(self.saved_out, self)
+        position = {"_saved_self": 0, "_saved_other": 1, "_saved_" + (self.op.operands or ("",))[0]: 0}
+        index = position.get(name)
+        if index is None or index >= len(self.saved) or self.saved[index] is None:
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        return self.saved[index]
+
+
+rebuild_output: Callable[[np.ndarray, Node], Tensor]
+"""Makes a Tensor of a saved result, with its record as grad_fn. Set by :mod:`tracegrad.tensor`."""
+
+
+def modified_error(
+    array: Any, grad_fn: Node | None, counter: VersionCounter, expected: int, reader: Node
+) -> RuntimeError:
+    """torch's error for a saved value that was changed in place, with both of the user's lines."""
+    legacy = {"f32": "FloatTensor", "f64": "DoubleTensor", "i64": "LongTensor"}
+    dtype = legacy.get(from_numpy_dtype(array.dtype).name, "Tensor")
+    shape = ", ".join(map(str, array.shape))
+    which = "" if grad_fn is None else f", which is output 0 of {grad_fn.name()},"
+    message = (
+        "one of the variables needed for gradient computation has been modified by an inplace "
+        f"operation: [torch.{dtype} [{shape}]]{which} is at version {counter.value}; expected version "
+        f"{expected} instead. Hint: enable anomaly detection to find the operation that failed to "
+        "compute its gradient, with torch.autograd.set_detect_anomaly(True)."
+    )
+    if reader.location is not None:
+        message += f"\nThe value was saved for the backward pass of {reader.name()} here:\n  "
+        message += reader.location.describe()
+    if counter.location is not None:
+        message += f"\nIt was last changed in place here:\n  {counter.location.describe()}"
+    return RuntimeError(message)
+
+
+class AccumulateGrad(Node):
+    """What torch shows as the record of a leaf. The engine itself goes to the leaf directly.
+
+    Attributes:
+        variable: the leaf.
+    """
+
+    __slots__ = ("variable",)
+
+    def __init__(self, variable: Tensor) -> None:
+        super().__init__((), None)
+        self.variable = variable
+
+    @property
+    def next_functions(self) -> tuple[tuple[Node | None, int], ...]:
+        return ()
+
+
+def as_node(edge: Edge) -> Node | None:
+    """The record that stands for an edge in what users see."""
+    if edge is None or isinstance(edge, Node):
+        return edge
+    return edge._accumulator()

@@ -1,0 +1,134 @@
+"""Thread-local modes: whether gradients are recorded, and whether a trace is listening.
+
+``state`` is consulted once per operation, so it is a plain thread-local object with class-level defaults.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ModeState(threading.local):
+    """The modes of this thread.
+
+    Attributes:
+        grad: whether operations on tensors that require grad are recorded.
+        trace: the :class:`tracegrad.tracing.Trace` that records every operation, or None.
+    """
+
+    grad: bool = True
+    trace: Any = None
+
+
+state = ModeState()
+
+
+class _GradMode:
+    """A context manager and decorator that sets the grad mode. Reusable, re-entrant."""
+
+    _mode: bool
+
+    def __init__(self) -> None:
+        self._previous: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._previous.append(state.grad)
+        state.grad = self._mode
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        state.grad = self._previous.pop()
+
+    def __call__(self, function: F) -> F:
+        if inspect.isgeneratorfunction(function):
+            return self._wrap_generator(function)
+
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            previous = state.grad
+            state.grad = self._mode
+            try:
+                return function(*args, **kwargs)
+            finally:
+                state.grad = previous
+
+        return wrapped  # type: ignore[return-value]
+
+    def _wrap_generator(self, function: F) -> F:
+        """The mode holds while the generator runs, not while it is suspended."""
+
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            generator = function(*args, **kwargs)
+            send, value = generator.send, None
+            while True:
+                previous = state.grad
+                state.grad = self._mode
+                try:
+                    item = send(value)
+                except StopIteration as stop:
+                    return stop.value
+                finally:
+                    state.grad = previous
+                try:
+                    value = yield item
+                    send = generator.send
+                except GeneratorExit:
+                    generator.close()
+                    raise
+                except BaseException as error:
+                    send, value = generator.throw, error
+
+        return wrapped  # type: ignore[return-value]
+
+
+class no_grad(_GradMode):  # noqa: N801 (torch's name)
+    """Results of operations inside do not require grad. Context manager and decorator, as in torch."""
+
+    _mode = False
+
+    def __new__(cls, function: Any = None) -> Any:
+        return super().__new__(cls) if function is None else super().__new__(cls)(function)
+
+
+class enable_grad(_GradMode):  # noqa: N801
+    """Records operations inside, also within `no_grad`. Context manager and decorator, as in torch."""
+
+    _mode = True
+
+    def __new__(cls, function: Any = None) -> Any:
+        return super().__new__(cls) if function is None else super().__new__(cls)(function)
+
+
+class set_grad_enabled(_GradMode):  # noqa: N801
+    """Sets the grad mode at once; as a context manager it restores the former one at the end."""
+
+    def __init__(self, mode: bool) -> None:
+        super().__init__()
+        self._mode = bool(mode)
+        self._before = state.grad
+        state.grad = self._mode
+
+    def __enter__(self) -> None:
+        self._previous.append(self._before)
+        state.grad = self._mode
+
+    def __call__(self, function: F) -> F:
+        state.grad = self._before
+        return super().__call__(function)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded in this thread."""
+    return state.grad

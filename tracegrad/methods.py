@@ -1,0 +1,188 @@
+"""Tensor's methods and operators: the functions of :mod:`tracegrad.ops`, attached by name.
+
+Importing this module completes the class. A method and the function of the same name are the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tracegrad import random, tensor
+from tracegrad.autograd.backward import backward
+from tracegrad.dispatch import apply
+from tracegrad.ir.op import registered
+from tracegrad.ops import (
+    conversion,
+    creation,
+    indexing,
+    linalg,
+    reduction,
+    shaping,
+)
+from tracegrad.ops import (
+    elementwise as ew,
+)
+from tracegrad.ops.arguments import as_tensor_operand, is_number
+from tracegrad.tensor import Tensor
+
+
+_where = registered("where")
+
+
+def _apply_to_tensors(op: Any, operands: Any, attrs: dict[str, Any]) -> Tensor:
+    """Derivative rules apply ops to Tensors, Python numbers, and (saved) NumPy scalars."""
+    if op is _where:
+        condition, x, y = operands
+        like = x if isinstance(x, Tensor) else y
+        operands = condition, as_tensor_operand(x, like), as_tensor_operand(y, like)
+    return apply(op, operands, attrs)
+
+
+def _tensor_backward(
+    self: Tensor,
+    gradient: Tensor | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Any = None,
+) -> None:
+    """Accumulate the gradient of this tensor into the ``grad`` of the leaves, as ``torch.Tensor.backward``.
+
+    Args:
+        gradient: the cotangent; may be left out for a scalar.
+        retain_graph: keep the graph for another backward.
+        create_graph: make the gradients differentiable themselves.
+        inputs: accumulate only into these.
+    """
+    backward(self, gradient, retain_graph, create_graph, inputs=inputs)
+
+
+def _operand_or_not(function: Callable[..., Any]) -> Callable[..., Any]:
+    """An operator that leaves unknown types to the other operand."""
+
+    def operator(self: Tensor, other: Any) -> Any:
+        if isinstance(other, Tensor) or is_number(other):
+            return function(self, other)
+        return NotImplemented
+
+    operator.__name__ = function.__name__
+    return operator
+
+
+def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
+    def operator(self: Tensor, other: Any) -> Any:
+        if isinstance(other, Tensor) or is_number(other):
+            return function(other, self)
+        return NotImplemented
+
+    operator.__name__ = function.__name__
+    return operator
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "add": ew.add,
+    "sub": ew.sub,
+    "mul": ew.mul,
+    "truediv": ew.true_divide,
+    "floordiv": ew.floor_divide,
+    "mod": ew.remainder,
+    "pow": ew.pow,
+    "and": ew.bitwise_and,
+    "or": ew.bitwise_or,
+    "xor": ew.bitwise_xor,
+    "matmul": linalg.matmul,
+}
+
+COMPARISONS = {"lt": ew.lt, "le": ew.le, "gt": ew.gt, "ge": ew.ge, "eq": ew.eq, "ne": ew.ne}
+
+ELEMENTWISE = (
+    "neg negative abs absolute sign exp exp2 expm1 log log1p log2 log10 sqrt rsqrt sin cos tan asin arcsin "
+    "acos arccos atan arctan sinh cosh tanh asinh arcsinh acosh arccosh atanh arctanh sigmoid erf erfc floor "
+    "ceil trunc round frac mul multiply maximum minimum atan2 arctan2 floor_divide remainder fmod lt less le "
+    "less_equal gt greater ge greater_equal bitwise_and bitwise_or bitwise_xor bitwise_not true_divide add "
+    "sub subtract div divide reciprocal square pow eq ne not_equal logical_not logical_and logical_or "
+    "logical_xor isnan isinf isfinite clamp clip clamp_min clamp_max relu lerp addcmul addcdiv logaddexp "
+    "masked_fill isclose clone"
+).split()
+REDUCTIONS = (
+    "sum mean nansum amax amin argmax argmin max min any all count_nonzero cumsum var std logsumexp softmax "
+    "log_softmax norm allclose equal"
+).split()
+SHAPING = (
+    "reshape view view_as reshape_as flatten ravel unflatten permute transpose swapaxes swapdims t movedim "
+    "moveaxis unsqueeze squeeze broadcast_to expand expand_as contiguous narrow select unbind split chunk "
+    "flip roll repeat tile"
+).split()
+LINALG = "matmul mm bmm mv dot vdot addmm outer ger inner".split()
+INDEXING = (
+    "gather scatter_add index_select take_along_dim index_add nonzero masked_select tril triu diagonal diag "
+    "trace"
+).split()
+CONVERSIONS = "to double long short type_as cpu cuda copy_ fill_ zero_ detach_".split()
+
+# Functions whose in-place form computes the result and stores it.
+IN_PLACE = (
+    "neg abs sign exp exp2 expm1 log log1p log2 log10 sqrt rsqrt sin cos tan asin acos atan sinh cosh tanh "
+    "sigmoid erf floor ceil trunc round pow square reciprocal clamp clamp_min clamp_max relu lerp addcmul "
+    "addcdiv masked_fill floor_divide remainder fmod div lt le gt ge eq ne logical_not logical_and logical_or "
+    "bitwise_and bitwise_or bitwise_xor bitwise_not"
+).split()
+
+
+def attach() -> None:
+    """Complete the Tensor class."""
+    for names, module in (
+        (ELEMENTWISE, ew),
+        (REDUCTIONS, reduction),
+        (SHAPING, shaping),
+        (LINALG, linalg),
+        (INDEXING, indexing),
+        (CONVERSIONS, conversion),
+    ):
+        for name in names:
+            setattr(Tensor, name, getattr(module, name))
+    for name in ("new_zeros", "new_ones", "new_full", "new_tensor"):
+        setattr(Tensor, name, getattr(creation, name))
+    for name in ("uniform_", "normal_", "bernoulli_", "bernoulli"):
+        setattr(Tensor, name, getattr(random, name))
+    members: dict[str, Any] = {
+        "float": conversion.float_,
+        "int": conversion.int_,
+        "bool": conversion.bool_method,
+        "byte": conversion.byte,
+        "char": conversion.char,
+        "where": lambda self, condition, other: ew.where(condition, self, other),
+        "rsub": ew.rsub,
+        "T": property(shaping.T),
+        "mT": property(shaping.mT),
+        "stack": staticmethod(shaping.stack),
+        "backward": _tensor_backward,
+        "__getitem__": indexing.getitem,
+        "__setitem__": indexing.setitem,
+        "__neg__": ew.neg,
+        "__abs__": ew.abs,
+        "__invert__": ew.bitwise_not,
+        "__pos__": lambda self: self,
+        "add_": ew.in_place_binary(registered("add"), ew.add),
+        "sub_": ew.in_place_binary(registered("sub"), ew.sub),
+        "mul_": ew.in_place_binary(registered("mul"), ew.mul),
+    }
+    for name, member in members.items():
+        setattr(Tensor, name, member)
+    for name in IN_PLACE:
+        setattr(Tensor, name + "_", ew.in_place(getattr(ew, name)))
+    for name, function in OPERATORS.items():
+        setattr(Tensor, f"__{name}__", _operand_or_not(function))
+        setattr(Tensor, f"__r{name}__", _reflected(function))
+    for name, function in COMPARISONS.items():
+        setattr(Tensor, f"__{name}__", _operand_or_not(function))
+    in_place = {
+        "add": "add_", "sub": "sub_", "mul": "mul_", "truediv": "div_", "floordiv": "floor_divide_",
+        "mod": "remainder_", "pow": "pow_", "and": "bitwise_and_", "or": "bitwise_or_", "xor": "bitwise_xor_",
+    }  # fmt: skip
+    for name, method in in_place.items():
+        setattr(Tensor, f"__i{name}__", getattr(Tensor, method))
+
+
+tensor._apply_op = _apply_to_tensors
+attach()

@@ -1,0 +1,154 @@
+"""Bringing arguments into canonical form: type promotion, dimensions, shapes, dtypes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tracegrad.dispatch import apply
+from tracegrad.ir.ops.selection import cast
+from tracegrad.ir.types import DType, bool_, float64, from_numpy_dtype, int64, promote
+from tracegrad.tensor import Tensor, default_float, make_tensor
+
+Number = (int, float, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value counts as a Python number in an operation on tensors."""
+    return isinstance(value, (int, float)) or isinstance(value, np.generic)
+
+
+def number_dtype(value: Any) -> DType:
+    """The dtype as which a Python number takes part in promotion."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool_
+    if isinstance(value, (int, np.integer)):
+        return int64
+    return default_float()
+
+
+def to_dtype(x: Tensor, dtype: DType) -> Tensor:
+    """Convert; itself where the dtype is already this one."""
+    return x if x.dtype is dtype else apply(cast, (x,), {"dtype": dtype})
+
+
+def result_dtype(*operands: Any) -> DType:
+    """torch's promotion: tensors with dimensions come before 0-d tensors, these before Python numbers.
+
+    An operand of a later class counts only if its category (bool < integer < floating) is higher.
+    """
+    ranked: list[DType | None] = [None, None, None]
+    for operand in operands:
+        if isinstance(operand, Tensor):
+            rank, dtype = (0 if operand._data.ndim else 1), operand.dtype
+        elif is_number(operand):
+            rank, dtype = 2, number_dtype(operand)
+        else:
+            raise TypeError(f"expected a Tensor or a number, but got {type(operand).__name__}")
+        known = ranked[rank]
+        ranked[rank] = dtype if known is None else promote(known, dtype)
+    result: DType | None = None
+    for dtype_or_none in ranked:
+        if dtype_or_none is None:
+            continue
+        if result is None or dtype_or_none.category > result.category:
+            # A floating number against integers becomes the default dtype.
+            result = dtype_or_none
+    assert result is not None
+    return result
+
+
+def common_operands(x: Any, y: Any, *, floating: bool = False) -> tuple[Any, Any]:
+    """Two operands brought to their common dtype; Python numbers stay numbers where they fit.
+
+    Args:
+        floating: integers and bools become the default floating dtype (true division, sin, ...).
+
+    Raises:
+        TypeError: an operand is neither a Tensor nor a number.
+    """
+    x_is_tensor, y_is_tensor = isinstance(x, Tensor), isinstance(y, Tensor)
+    if x_is_tensor and y_is_tensor:
+        dtype = x._data.dtype
+        if dtype is y._data.dtype and (dtype.kind == "f" or not floating):
+            return x, y
+    elif x_is_tensor and y.__class__ in (float, int) and x._data.dtype.kind == "f":
+        return x, y
+    elif y_is_tensor and x.__class__ in (float, int) and y._data.dtype.kind == "f":
+        return x, y
+    common = result_dtype(x, y)
+    if floating and not common.is_floating:
+        common = default_float()
+    return _as_operand(x, common), _as_operand(y, common)
+
+
+def _as_operand(x: Any, dtype: DType) -> Any:
+    if isinstance(x, Tensor):
+        return to_dtype(x, dtype)
+    if dtype.is_floating:
+        return float(x)
+    # Integers wrap, as in torch; a NumPy scalar keeps the dtype.
+    return make_tensor(np.asarray(np.asarray(x).astype(dtype.np)), x)
+
+
+def as_tensor_operand(x: Any, like: Tensor) -> Tensor:
+    """A number as a 0-d tensor of the dtype of `like`; a Tensor as it is."""
+    if isinstance(x, Tensor):
+        return x
+    return make_tensor(np.asarray(x, like._data.dtype), x)
+
+
+def floating(x: Tensor) -> Tensor:
+    """Integers and bools converted to the default floating dtype."""
+    return x if x._data.dtype.kind == "f" else to_dtype(x, default_float())
+
+
+def canonical_dim(dim: int, ndim: int) -> int:
+    """A dimension counted from the front.
+
+    Raises:
+        IndexError: it is out of range; 0-d tensors have dimensions -1 and 0, as in torch.
+    """
+    limit = max(ndim, 1)
+    dim = operator.index(dim)
+    if not -limit <= dim < limit:
+        raise IndexError(
+            f"Dimension out of range (expected to be in range of [{-limit}, {limit - 1}], but got {dim})"
+        )
+    return dim + limit if dim < 0 else dim
+
+
+def canonical_dims(dim: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+    """Sorted dimensions to reduce over; all of them for None or an empty sequence."""
+    if dim is None:
+        return tuple(range(ndim))
+    dims = (dim,) if isinstance(dim, (int, np.integer)) else tuple(dim)
+    if not dims:
+        return tuple(range(ndim))
+    canonical = [canonical_dim(d, ndim) for d in dims]
+    if len(set(canonical)) != len(canonical):
+        raise RuntimeError(f"dim {canonical[0]} appears multiple times in the list of dims")
+    return tuple(sorted(canonical)) if ndim else ()
+
+
+def shape_from(args: tuple[Any, ...]) -> tuple[int, ...]:
+    """A shape given as ``f(2, 3)`` or ``f((2, 3))``."""
+    if len(args) == 1 and not isinstance(args[0], (int, np.integer, Tensor)):
+        args = tuple(args[0])
+    return tuple(operator.index(a) for a in args)
+
+
+def resolve_dtype(dtype: Any) -> DType | None:
+    """A dtype argument: ours, Python's ``float``/``int``/``bool``, or None."""
+    if dtype is None or isinstance(dtype, DType):
+        return dtype
+    builtin = {float: float64, int: int64, bool: bool_}.get(dtype)
+    if builtin is not None:
+        return builtin
+    try:
+        return from_numpy_dtype(np.dtype(dtype))
+    except TypeError:
+        raise TypeError(f"dtype must be a tracegrad dtype, but got {dtype!r}") from None

@@ -1,0 +1,148 @@
+"""Conversions, and filling and copying in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tracegrad.device import Device
+from tracegrad.dispatch import check_in_place, store
+from tracegrad.grad_mode import state
+from tracegrad.ir.types import (
+    DType,
+    bool_,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    promote,
+    uint8,
+)
+from tracegrad.ops.arguments import as_tensor_operand, resolve_dtype, to_dtype
+from tracegrad.ops.elementwise import clone
+from tracegrad.ops.shaping import expand
+from tracegrad.tensor import Tensor, default_float, make_tensor, set_default_float
+
+
+def to(input: Tensor, *args: Any, dtype: Any = None, device: Any = None, copy: bool = False, **ignored: Any) -> Tensor:
+    """Convert to a dtype (or to that of another tensor); a device argument may name the CPU only.
+
+    Returns itself where nothing changes and no copy is asked for.
+    """
+    for argument in args:
+        if isinstance(argument, Tensor):
+            dtype = argument.dtype
+        elif isinstance(argument, DType) or argument in (float, int, bool):
+            dtype = argument
+        elif isinstance(argument, (str, Device)):
+            device = argument
+        elif not isinstance(argument, bool) and argument is not None:
+            raise TypeError(f"to() received an invalid argument: {argument!r}")
+    if device is not None:
+        Device(device)
+    target = resolve_dtype(dtype) or input.dtype
+    if target is input.dtype:
+        return clone(input) if copy else input
+    return to_dtype(input, target)
+
+
+def _converter(name: str, dtype: DType) -> Any:
+    def function(input: Tensor) -> Tensor:
+        return to_dtype(input, dtype)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"Convert to {dtype!r}."
+    return function
+
+
+float_ = _converter("float", float32)
+double = _converter("double", float64)
+int_ = _converter("int", int32)
+long = _converter("long", int64)
+short = _converter("short", int16)
+char = _converter("char", int8)
+byte = _converter("byte", uint8)
+bool_method = _converter("bool", bool_)
+
+
+def type_as(input: Tensor, other: Tensor) -> Tensor:
+    """Convert to the dtype of another tensor."""
+    return to_dtype(input, other.dtype)
+
+
+def cpu(input: Tensor, memory_format: Any = None) -> Tensor:
+    """Itself: everything is on the CPU."""
+    return input
+
+
+def cuda(input: Tensor, device: Any = None) -> Tensor:
+    """There is no GPU. Raises RuntimeError."""
+    raise RuntimeError(
+        "tracegrad runs on the CPU only.\nGuard the call with `if tracegrad.cuda.is_available():`."
+    )
+
+
+def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
+    """Overwrite with the elements of `src`, broadcast and converted."""
+    check_in_place(self)
+    source = to_dtype(as_tensor_operand(src, self), self.dtype)
+    if source._data.shape != self._data.shape:
+        source = expand(source, self._data.shape)
+    return store(self, source)
+
+
+def fill_(self: Tensor, value: Any) -> Tensor:
+    """Overwrite every element with one value."""
+    check_in_place(self)
+    if isinstance(value, Tensor):
+        if value._data.ndim:
+            raise RuntimeError(
+                "fill_ only supports 0-dimension value tensor but got tensor with "
+                f"{value._data.ndim} dimensions."
+            )
+        return copy_(self, value)
+    return store(self, make_tensor(np.full(self._data.shape, value, self._data.dtype), value))
+
+
+def zero_(self: Tensor) -> Tensor:
+    """Overwrite every element with zero."""
+    return fill_(self, 0)
+
+
+def detach_(self: Tensor) -> Tensor:
+    """Cut this tensor itself off from its history."""
+    if self._base is not None:
+        raise RuntimeError(
+            "Can't detach views in-place. Use detach() instead. If you are using DistributedDataParallel "
+            "(DDP) for training, and gradient_as_bucket_view is set as True, gradients are views of DDP "
+            "buckets, and hence detach_() cannot be called on these gradients. To fix this error, please "
+            "refer to the Optimizer.zero_grad() function in torch/optim/optimizer.py as a solution."
+        )
+    if state.trace is not None:
+        state.trace.changed_flags(self)
+    self._grad_fn = None
+    self._requires_grad = False
+    return self
+
+
+def set_default_dtype(d: DType) -> None:
+    """The element type of new floating point tensors from now on."""
+    set_default_float(d)
+
+
+def get_default_dtype() -> DType:
+    """The element type of new floating point tensors."""
+    return default_float()
+
+
+def promote_types(type1: DType, type2: DType) -> DType:
+    """The smallest dtype that both convert to safely, by torch's table."""
+    return promote(type1, type2)
+
+
+def can_cast(from_: DType, to: DType) -> bool:
+    """Whether an in-place result of one dtype may be stored in the other."""
+    return from_.category <= to.category

@@ -1,0 +1,306 @@
+"""Functions that make new tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tracegrad.device import Device
+from tracegrad.dispatch import apply
+from tracegrad.ir.op import registered
+from tracegrad.ir.types import DType, from_numpy_dtype, int64
+from tracegrad.ops.arguments import number_dtype, resolve_dtype, shape_from
+from tracegrad.tensor import Tensor, default_float, make_tensor
+
+
+def _finish(data: np.ndarray, source: Any, device: Any, requires_grad: bool) -> Tensor:
+    """Wrap new data, refusing devices that are not there."""
+    if device is not None:
+        Device(device)
+    out = make_tensor(data, source)
+    return out.requires_grad_() if requires_grad else out
+
+
+def _plain_data(data: Any) -> Any:
+    """Nested sequences with tensors inside, as plain numbers and arrays."""
+    if isinstance(data, Tensor):
+        return data.detach().numpy()
+    if isinstance(data, (list, tuple)):
+        return [_plain_data(item) for item in data]
+    return data
+
+
+def tensor(
+    data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False
+) -> Tensor:
+    """A tensor with a copy of `data`: a number, nested sequences, an array, or a tensor.
+
+    Python floats take the default dtype (float32), integers int64, bools bool; arrays keep theirs.
+
+    Raises:
+        ValueError: ragged sequences.
+        TypeError: the data is not numeric.
+    """
+    target = resolve_dtype(dtype)
+    source = data
+    if isinstance(data, (list, tuple)):
+        data = _plain_data(data)
+    if isinstance(data, Tensor):
+        data = data.detach().numpy()
+    try:
+        array = np.array(data, dtype=None if target is None else target.np)
+    except (ValueError, TypeError) as error:
+        if "inhomogeneous" in str(error):
+            raise ValueError(_ragged(data)) from None
+        raise TypeError(f"new(): invalid data type '{type(data).__name__}'") from None
+    if array.dtype.kind not in "fiub":
+        if array.dtype.kind in "OUS":
+            leaf = data
+            while isinstance(leaf, (list, tuple)) and leaf:
+                leaf = leaf[0]
+            raise TypeError(f"new(): invalid data type '{type(leaf).__name__}'")
+        from_numpy_dtype(array.dtype)
+    if target is None and not isinstance(data, (np.ndarray, np.generic)):
+        has_arrays = isinstance(data, list) and _holds_arrays(data)
+        if array.dtype == np.float64 and not has_arrays:
+            array = array.astype(default_float().np)
+        elif array.size == 0 and not has_arrays:
+            array = array.astype(default_float().np)
+    else:
+        array = array.astype(from_numpy_dtype(array.dtype).np, copy=False)
+    return _finish(array, source, device, requires_grad)
+
+
+def _holds_arrays(data: Any) -> bool:
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+    return isinstance(data, (np.ndarray, np.generic))
+
+
+def _ragged(data: Any) -> str:
+    """torch's sentence for sequences of unequal lengths."""
+    depth = 0
+    while isinstance(data, (list, tuple)) and data:
+        lengths = [len(item) if isinstance(item, (list, tuple)) else None for item in data]
+        depth += 1
+        for got in lengths:
+            if got != lengths[0]:
+                return f"expected sequence of length {lengths[0]} at dim {depth} (got {got})"
+        data = data[0]
+    return "expected sequences of equal lengths"
+
+
+def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
+    """Like `tensor`, but shares memory with an array or tensor of the right dtype."""
+    target = resolve_dtype(dtype)
+    if isinstance(data, Tensor):
+        return data if target is None else data.to(target)
+    if isinstance(data, np.ndarray) and (target is None or data.dtype == target.np):
+        return from_numpy(data)
+    return tensor(data, dtype=dtype, device=device)
+
+
+asarray = as_tensor
+
+
+def from_numpy(ndarray: np.ndarray) -> Tensor:
+    """A tensor that shares the array's memory.
+
+    Raises:
+        TypeError: not an array, or of a dtype that tracegrad does not have.
+    """
+    if not isinstance(ndarray, np.ndarray):
+        raise TypeError(f"expected np.ndarray (got {type(ndarray).__name__})")
+    dtype = from_numpy_dtype(ndarray.dtype)
+    if ndarray.dtype != dtype.np or not ndarray.dtype.isnative:
+        ndarray = ndarray.astype(dtype.np)
+    return make_tensor(np.asarray(ndarray), ndarray)
+
+
+def from_dlpack(ext_tensor: Any) -> Tensor:
+    """A tensor that shares the memory of any object with ``__dlpack__``."""
+    return from_numpy(np.from_dlpack(ext_tensor))
+
+
+def _filled(
+    size: tuple[Any, ...], value: Any, dtype: Any, device: Any, requires_grad: bool
+) -> Tensor:
+    target = resolve_dtype(dtype) or default_float()
+    shape = shape_from(size)
+    if any(n < 0 for n in shape):
+        raise RuntimeError(
+            f"Trying to create tensor with negative dimension {min(shape)}: {list(shape)}"
+        )
+    return _finish(np.full(shape, value, target.np), value, device, requires_grad)
+
+
+def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, out: Any = None) -> Tensor:
+    """Zeros, in the default dtype unless told otherwise."""
+    return _filled(size, 0, dtype, device, requires_grad)
+
+
+def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, out: Any = None) -> Tensor:
+    """Ones, in the default dtype unless told otherwise."""
+    return _filled(size, 1, dtype, device, requires_grad)
+
+
+def empty(
+    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, memory_format: Any = None
+) -> Tensor:
+    """Like `zeros`: what torch leaves uninitialised is zero here, so that results can be repeated."""
+    return _filled(size, 0, dtype, device, requires_grad)
+
+
+def full(
+    size: Sequence[int], fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """A tensor of one value; its dtype follows the value unless told otherwise."""
+    value = fill_value.item() if isinstance(fill_value, Tensor) else fill_value
+    target = resolve_dtype(dtype) or number_dtype(value)
+    return _filled((tuple(size),), value, target, device, requires_grad)
+
+
+def _like(input: Tensor, value: Any, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
+    return _filled((input._data.shape,), value, resolve_dtype(dtype) or input.dtype, device, requires_grad)
+
+
+def zeros_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False, memory_format: Any = None
+) -> Tensor:
+    """Zeros of the shape and dtype of `input`."""
+    return _like(input, 0, dtype, device, requires_grad)
+
+
+def ones_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False, memory_format: Any = None
+) -> Tensor:
+    """Ones of the shape and dtype of `input`."""
+    return _like(input, 1, dtype, device, requires_grad)
+
+
+def empty_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False, memory_format: Any = None
+) -> Tensor:
+    """Like `zeros_like`; see `empty`."""
+    return _like(input, 0, dtype, device, requires_grad)
+
+
+def full_like(
+    input: Tensor, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """One value in the shape and dtype of `input`."""
+    return _like(input, fill_value, dtype, device, requires_grad)
+
+
+def new_zeros(input: Tensor, *size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Zeros of a given shape in the dtype of `input`."""
+    return _filled(size, 0, resolve_dtype(dtype) or input.dtype, None, requires_grad)
+
+
+def new_ones(input: Tensor, *size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones of a given shape in the dtype of `input`."""
+    return _filled(size, 1, resolve_dtype(dtype) or input.dtype, None, requires_grad)
+
+
+def new_full(input: Tensor, size: Sequence[int], fill_value: Any, *, dtype: Any = None) -> Tensor:
+    """One value in a given shape, in the dtype of `input`."""
+    return _filled((tuple(size),), fill_value, resolve_dtype(dtype) or input.dtype, None, False)
+
+
+def new_tensor(input: Tensor, data: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """`tensor(data)` in the dtype of `input`."""
+    return tensor(data, dtype=resolve_dtype(dtype) or input.dtype, requires_grad=requires_grad)
+
+
+def arange(
+    start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """start, start + step, ... below end.
+
+    Raises:
+        RuntimeError: the step is zero or leads away from the end.
+    """
+    if end is None:
+        start, end = 0, start
+    start, end, step = (v.item() if isinstance(v, Tensor) else v for v in (start, end, step))
+    if step == 0:
+        raise RuntimeError("step must be nonzero")
+    if (end - start) * step < 0:
+        raise RuntimeError("upper bound and lower bound inconsistent with step sign")
+    integers = all(isinstance(v, (int, np.integer)) for v in (start, end, step))
+    target = resolve_dtype(dtype) or (int64 if integers else default_float())
+    count = math.ceil((end - start) / step)
+    values = np.asarray(start + step * np.arange(count)).astype(target.np)
+    return _finish(values, list_source(values), device, requires_grad)
+
+
+def list_source(values: np.ndarray) -> Any:
+    """What tells a trace that an array depends on nothing but Python numbers."""
+    return values.tolist()
+
+
+def linspace(
+    start: Any, end: Any, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """`steps` evenly spaced values from start to end, both included."""
+    target = resolve_dtype(dtype) or default_float()
+    start, end = (v.item() if isinstance(v, Tensor) else v for v in (start, end))
+    if steps < 0:
+        raise RuntimeError("number of steps must be non-negative")
+    # As torch: steps are counted from both ends, in the target precision.
+    one = target.np.type
+    if target.is_floating and steps > 1:
+        width = (one(end) - one(start)) / one(steps - 1)
+        up = one(start) + width * np.arange(steps, dtype=target.np)
+        down = one(end) - width * np.arange(steps - 1, -1, -1, dtype=target.np)
+        values = np.where(np.arange(steps) < steps // 2, up, down)
+    else:
+        values = np.linspace(start, end, steps)
+    values = np.asarray(values).astype(target.np)
+    return _finish(values, list_source(values), device, requires_grad)
+
+
+def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """The identity matrix."""
+    values = np.eye(n, m, dtype=(resolve_dtype(dtype) or default_float()).np)
+    return _finish(values, list_source(values), device, requires_grad)
+
+
+def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
+    """Coordinate grids of vectors."""
+    vectors = list(tensors[0]) if len(tensors) == 1 and not isinstance(tensors[0], Tensor) else list(tensors)
+    if indexing not in ("ij", "xy"):
+        raise RuntimeError(f"torch.meshgrid: indexing must be one of \"xy\" or \"ij\", but received: {indexing}")
+    swap = indexing == "xy" and len(vectors) > 1
+    if swap:
+        vectors[0], vectors[1] = vectors[1], vectors[0]
+    shape = tuple(v.numel() for v in vectors)
+    grids = [
+        v.reshape((1,) * i + (-1,) + (1,) * (len(vectors) - i - 1)).expand(shape)
+        for i, v in enumerate(vectors)
+    ]
+    if swap:
+        grids = [g.transpose(0, 1) for g in grids]
+        grids[0], grids[1] = grids[1], grids[0]
+    return tuple(grids)
+
+
+def iota(size: int, dtype: DType = int64) -> Tensor:
+    """0, 1, ..., size - 1, made where it is used."""
+    return apply(registered("iota"), (), {"size": size, "dtype": dtype})
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a Tensor."""
+    return isinstance(value, Tensor)
+
+
+def one_hot(input: Tensor, num_classes: int = -1) -> Tensor:
+    """int64 rows with a single one at the position given by each element."""
+    count = int(input.max().item()) + 1 if num_classes == -1 else num_classes
+    return (input.unsqueeze(-1) == iota(count)).to(int64)
+
+

@@ -1,0 +1,455 @@
+"""Functions that act element by element."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tracegrad.dispatch import apply, apply_in_place, check_in_place, composite, store
+from tracegrad.grad_mode import state
+from tracegrad.ir.op import Op, registered
+from tracegrad.ir.types import DType, bool_
+from tracegrad.ops.arguments import (
+    as_tensor_operand,
+    common_operands,
+    floating,
+    is_number,
+    result_dtype,
+    to_dtype,
+)
+from tracegrad.tensor import Tensor, make_tensor
+
+
+def write_out(result: Tensor, out: Tensor | None) -> Tensor:
+    """Finish a function that has an ``out`` argument."""
+    if out is None:
+        return result
+    if result.requires_grad or out.requires_grad:
+        raise RuntimeError(
+            "functions with out=... arguments don't support automatic differentiation, but one of the "
+            "arguments requires grad."
+        )
+    if out.shape != result.shape:
+        if state.trace is not None:
+            raise RuntimeError("out= of another shape is not supported in a compiled function")
+        out._data = np.empty(result._data.shape, out._data.dtype)
+    return store(out, result)
+
+
+def _unary(name: str, op_name: str | None = None, *, integers: bool = False) -> Callable[..., Tensor]:
+    """The function for a unary op; `integers` says that it keeps integers (neg, abs)."""
+    op = registered(op_name or name)
+
+    def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+        if not isinstance(input, Tensor):
+            raise TypeError(
+                f"{name}(): argument 'input' (position 1) must be Tensor, not {type(input).__name__}"
+            )
+        x = input if integers else floating(input)
+        return apply(op, (x,)) if out is None else write_out(apply(op, (x,)), out)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"Element by element ``{name}``, as ``torch.{name}``. Shape and dtype are kept."
+    return function
+
+
+def _binary(
+    name: str, op_name: str | None = None, *, true_float: bool = False, numbers_ok: bool = True
+) -> Callable[..., Tensor]:
+    op = registered(op_name or name)
+
+    def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+        x, y = common_operands(input, other, floating=true_float)
+        if not isinstance(x, Tensor) and not isinstance(y, Tensor):
+            raise TypeError(
+                f"{name}(): argument 'input' (position 1) must be Tensor, not {type(input).__name__}"
+            )
+        return apply(op, (x, y)) if out is None else write_out(apply(op, (x, y)), out)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"Element by element ``{name}`` with broadcasting and promotion, as ``torch.{name}``."
+    return function
+
+
+neg = negative = _unary("neg", integers=True)
+abs = absolute = _unary("abs", integers=True)
+sign = _unary("sign", integers=True)
+exp = _unary("exp")
+exp2 = _unary("exp2")
+expm1 = _unary("expm1")
+log = _unary("log")
+log1p = _unary("log1p")
+log2 = _unary("log2")
+log10 = _unary("log10")
+sqrt = _unary("sqrt")
+rsqrt = _unary("rsqrt")
+sin = _unary("sin")
+cos = _unary("cos")
+tan = _unary("tan")
+asin = arcsin = _unary("asin")
+acos = arccos = _unary("acos")
+atan = arctan = _unary("atan")
+sinh = _unary("sinh")
+cosh = _unary("cosh")
+tanh = _unary("tanh")
+asinh = arcsinh = _unary("asinh")
+acosh = arccosh = _unary("acosh")
+atanh = arctanh = _unary("atanh")
+sigmoid = _unary("sigmoid")
+erf = _unary("erf")
+erfc = _unary("erfc")
+
+
+def _rounding(name: str) -> Callable[..., Tensor]:
+    """Rounding functions return integers as they are."""
+    op = registered(name)
+
+    def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+        result = apply(op, (input,)) if input._data.dtype.kind == "f" else input.clone()
+        return write_out(result, out)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"``torch.{name}``: element by element; integers are returned unchanged."
+    return function
+
+
+floor = _rounding("floor")
+ceil = _rounding("ceil")
+trunc = _rounding("trunc")
+_round = _rounding("round")
+
+
+def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Tensor:
+    """Round to the nearest integer (or to `decimals` places), ties to even."""
+    if decimals == 0:
+        return _round(input, out=out)
+    scale = 10.0**decimals
+    return write_out(div(_round(mul(input, scale)), scale), out)
+
+
+def frac(input: Tensor) -> Tensor:
+    """The fractional part: ``x - trunc(x)``."""
+    return sub(input, trunc(input))
+
+
+mul = multiply = _binary("mul")
+maximum = _binary("maximum")
+minimum = _binary("minimum")
+atan2 = arctan2 = _binary("atan2", true_float=True)
+floor_divide = _binary("floor_divide", "floor_div")
+remainder = _binary("remainder")
+fmod = _binary("fmod")
+lt = less = _binary("lt")
+le = less_equal = _binary("le")
+gt = greater = _binary("gt")
+ge = greater_equal = _binary("ge")
+bitwise_and = _binary("bitwise_and", "bit_and")
+bitwise_or = _binary("bitwise_or", "bit_or")
+bitwise_xor = _binary("bitwise_xor", "bit_xor")
+_eq = _binary("eq")
+_ne = _binary("ne")
+_add = _binary("add")
+_sub = _binary("sub")
+_true_divide = _binary("true_divide", "div", true_float=True)
+
+true_divide = _true_divide
+
+
+def _scaled(other: Any, alpha: Any) -> Any:
+    return other if alpha == 1 else (other * alpha)
+
+
+def add(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
+    """``input + alpha * other``, as ``torch.add``."""
+    return _add(input, other if alpha == 1 else _scaled(other, alpha), out=out)
+
+
+def sub(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
+    """``input - alpha * other``, as ``torch.sub``.
+
+    Raises:
+        RuntimeError: both operands are bool.
+    """
+    if (
+        isinstance(input, Tensor)
+        and input._data.dtype.kind == "b"
+        and (isinstance(other, bool) or (isinstance(other, Tensor) and other.dtype is bool_))
+    ):
+        raise RuntimeError(
+            "Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
+            "`logical_xor()` operator instead."
+        )
+    return _sub(input, other if alpha == 1 else _scaled(other, alpha), out=out)
+
+
+subtract = sub
+
+
+def rsub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
+    """``other - alpha * input``."""
+    return sub(other, _scaled(input, alpha))
+
+
+def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Tensor | None = None) -> Tensor:
+    """Division: true, or rounded toward zero (``"trunc"``) or down (``"floor"``), as ``torch.div``."""
+    if rounding_mode is None:
+        return _true_divide(input, other, out=out)
+    if rounding_mode == "floor":
+        return floor_divide(input, other, out=out)
+    if rounding_mode != "trunc":
+        raise RuntimeError(
+            "div expected rounding_mode to be one of None, 'trunc', or 'floor' but found "
+            f"'{rounding_mode}'"
+        )
+    kept = result_dtype(input, other)
+    return write_out(to_dtype(trunc(_true_divide(input, other)), kept), out)
+
+
+divide = div
+
+
+def reciprocal(input: Tensor) -> Tensor:
+    """``1 / x``."""
+    return _true_divide(1.0, input)
+
+
+def square(input: Tensor) -> Tensor:
+    """``x * x``."""
+    return pow(input, 2)
+
+
+_power = registered("power")
+_pow = registered("pow")
+_integer_pow = registered("integer_pow")
+
+
+def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:
+    """``input ** exponent`` with promotion, as ``torch.pow``.
+
+    Raises:
+        RuntimeError: an integer base with a negative integer exponent.
+    """
+    if isinstance(input, Tensor) and is_number(exponent):
+        dtype = result_dtype(input, exponent)
+        if dtype.is_floating:
+            result = apply(_power, (to_dtype(input, dtype),), {"exponent": _plain(exponent)})
+            return write_out(result, out)
+        if exponent < 0:
+            raise RuntimeError("Integers to negative integer powers are not allowed.")
+    x, y = common_operands(input, exponent)
+    x = x if isinstance(x, Tensor) else as_tensor_operand(x, y)
+    y = as_tensor_operand(y, x)
+    return write_out(apply(_pow if x.dtype.is_floating else _integer_pow, (x, y)), out)
+
+
+def _plain(exponent: Any) -> int | float:
+    """2.0 and 2 are the same exponent."""
+    value = float(exponent)
+    return int(value) if value.is_integer() else value
+
+
+def eq(input: Any, other: Any, *, out: Tensor | None = None) -> Any:
+    """Element by element equality."""
+    if not isinstance(other, Tensor) and not is_number(other):
+        return NotImplemented
+    return _eq(input, other, out=out)
+
+
+def ne(input: Any, other: Any, *, out: Tensor | None = None) -> Any:
+    """Element by element inequality."""
+    if not isinstance(other, Tensor) and not is_number(other):
+        return NotImplemented
+    return _ne(input, other, out=out)
+
+
+not_equal = ne
+
+
+def bitwise_not(input: Tensor) -> Tensor:
+    """``~x`` of integers and bools."""
+    return apply(registered("bit_not"), (input,))
+
+
+def _truth(x: Any) -> Any:
+    return ne(x, 0) if isinstance(x, Tensor) and x.dtype is not bool_ else x
+
+
+def logical_not(input: Tensor) -> Tensor:
+    """True where the element is zero."""
+    return bitwise_not(_truth(input))
+
+
+def logical_and(input: Tensor, other: Tensor) -> Tensor:
+    """True where both elements are not zero."""
+    return bitwise_and(_truth(input), _truth(other))
+
+
+def logical_or(input: Tensor, other: Tensor) -> Tensor:
+    """True where at least one element is not zero."""
+    return bitwise_or(_truth(input), _truth(other))
+
+
+def logical_xor(input: Tensor, other: Tensor) -> Tensor:
+    """True where exactly one element is not zero."""
+    return bitwise_xor(_truth(input), _truth(other))
+
+
+def isnan(input: Tensor) -> Tensor:
+    """True where the element is NaN."""
+    return _ne(input, input)
+
+
+def isinf(input: Tensor) -> Tensor:
+    """True where the element is infinite."""
+    return eq(abs(input), math.inf)
+
+
+def isfinite(input: Tensor) -> Tensor:
+    """True where the element is neither infinite nor NaN."""
+    return lt(abs(input), math.inf)
+
+
+_where = registered("where")
+
+
+def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
+    """Elements of `input` where `condition` holds, of `other` elsewhere, as ``torch.where``.
+
+    With `condition` alone: the indices of its true elements, as a tuple of tensors.
+    """
+    if input is None and other is None:
+        return condition.nonzero(as_tuple=True)
+    if not isinstance(condition, Tensor) or condition.dtype is not bool_:
+        got = condition.type() if isinstance(condition, Tensor) else type(condition).__name__
+        raise RuntimeError(f"where expected condition to be a boolean tensor, but got a tensor with dtype {got}")
+    x, y = common_operands(input, other)
+    like = x if isinstance(x, Tensor) else y if isinstance(y, Tensor) else None
+    if like is None:
+        like = x = make_tensor(np.asarray(x, result_dtype(input, other).np), x)
+    return apply(_where, (condition, as_tensor_operand(x, like), as_tensor_operand(y, like)))
+
+
+@composite("ClampBackward1")
+def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None = None) -> Tensor:
+    """Elements limited to [min, max]; at the limits the gradient passes, as in torch.
+
+    Raises:
+        RuntimeError: neither limit is given.
+    """
+    if min is None and max is None:
+        raise RuntimeError("torch.clamp: At least one of 'min' or 'max' must not be None")
+    dtype = result_dtype(*(v for v in (input, min, max) if v is not None))
+    result = to_dtype(input, dtype)
+    if min is not None:
+        result = where(lt(result, min), min, result)
+    if max is not None:
+        result = where(gt(result, max), max, result)
+    return write_out(result, out)
+
+
+clip = clamp
+
+
+def clamp_min(input: Tensor, min: Any) -> Tensor:
+    """``clamp(input, min=min)``."""
+    return clamp(input, min=min)
+
+
+def clamp_max(input: Tensor, max: Any) -> Tensor:
+    """``clamp(input, max=max)``."""
+    return clamp(input, max=max)
+
+
+@composite("ReluBackward0")
+def relu(input: Tensor) -> Tensor:
+    """max(x, 0), with derivative 0 at 0 and NaN kept, as torch."""
+    return where(le(input, 0), 0, input)
+
+
+@composite("LerpBackward0")
+def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
+    """``input + weight * (end - input)``."""
+    return add(input, mul(weight, sub(end, input)))
+
+
+@composite("AddcmulBackward0")
+def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
+    """``input + value * tensor1 * tensor2``."""
+    return add(input, _scaled(mul(tensor1, tensor2), value))
+
+
+@composite("AddcdivBackward0")
+def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
+    """``input + value * tensor1 / tensor2``."""
+    return add(input, _scaled(div(tensor1, tensor2), value))
+
+
+@composite("LogaddexpBackward0")
+def logaddexp(input: Tensor, other: Tensor) -> Tensor:
+    """log(exp(a) + exp(b)) without overflow."""
+    high = maximum(input, other)
+    return add(high, log1p(exp(neg(abs(sub(input, other))))))
+
+
+@composite("MaskedFillBackward0")
+def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """`input` with `value` where `mask` is true."""
+    return where(mask, value, input)
+
+
+def isclose(
+    input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
+) -> Tensor:
+    """True where ``|a - b| <= atol + rtol * |b|``, or both are equal."""
+    close = logical_or(_eq(input, other), le(abs(sub(input, other)), add(mul(abs(other), rtol), atol)))
+    close = logical_and(close, logical_or(isfinite(other), _eq(input, other)))
+    return logical_or(close, logical_and(isnan(input), isnan(other))) if equal_nan else close
+
+
+def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
+    """A copy with memory of its own; gradients flow through."""
+    out = apply(_clone, (input,))
+    return out
+
+
+_clone = registered("copy")
+
+
+def in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The in-place form of a function: computes, then overwrites the first argument."""
+
+    @functools.wraps(function)
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        check_in_place(self)
+        return store(self, function(self, *args, **kwargs))
+
+    method.__name__ = method.__qualname__ = function.__name__ + "_"
+    method.__doc__ = f"In-place form of ``{function.__name__}``. Returns the tensor itself."
+    return method
+
+
+def in_place_binary(op: Op, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The in-place form of a binary arithmetic op; writes straight into the storage where it can."""
+
+    @functools.wraps(function)
+    def method(self: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
+        if alpha != 1:
+            other = _scaled(other, alpha)
+        x, y = common_operands(self, other)
+        if x is not self:
+            check_in_place(self)
+            return store(self, apply(op, (x, y)))
+        return apply_in_place(op, self, (x, y))
+
+    method.__name__ = method.__qualname__ = function.__name__ + "_"
+    method.__doc__ = f"In-place form of ``{function.__name__}``. Returns the tensor itself."
+    return method
+
+
+def result_type(a: Any, b: Any) -> DType:
+    """The dtype of an operation on both, as ``torch.result_type``."""
+    return result_dtype(a, b)

@@ -1,0 +1,457 @@
+"""Reading and writing parts: ``x[...]`` with everything NumPy accepts, gather, scatter_add, index_select.
+
+An index is taken apart once, by :func:`parse_index`: a *basic* part (integers, slices, None, ellipsis), which
+makes a view, and at most one *advanced* part (index tensors, bool masks), which gathers.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tracegrad.dispatch import apply, apply_view, check_in_place, store
+from tracegrad.grad_mode import state
+from tracegrad.ir.op import registered
+from tracegrad.ir.types import bool_, int64
+from tracegrad.ops import elementwise as ew
+from tracegrad.ops.arguments import as_tensor_operand, canonical_dim, is_number, to_dtype
+from tracegrad.ops.shaping import expand, permute, reshape
+from tracegrad.tensor import Tensor, make_tensor
+
+_slice = registered("slice")
+_reshape = registered("reshape")
+_flip = registered("flip")
+_take = registered("take")
+_update = registered("slice_update")
+
+
+class Index(NamedTuple):
+    """An index taken apart.
+
+    Attributes:
+        start, limit, stride: bounds of the basic part, for each dimension of the tensor.
+        flips: dimensions with a negative step, to be reversed after slicing.
+        shape: the shape after the basic part, with integers dropped and None inserted.
+        advanced: (dimension in `shape`, index) of the advanced part: int64 tensors or bool masks.
+    """
+
+    start: tuple[int, ...]
+    limit: tuple[int, ...]
+    stride: tuple[int, ...]
+    flips: tuple[int, ...]
+    shape: tuple[int, ...]
+    advanced: tuple[tuple[int, Tensor], ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The extents of the box, before integers are dropped."""
+        bounds = zip(self.start, self.limit, self.stride, strict=True)
+        return tuple(max(0, -(-(b - a) // step)) for a, b, step in bounds)
+
+
+def _consumed(item: Any) -> int:
+    """How many dimensions of the tensor an index item uses."""
+    if item is None or isinstance(item, (bool, np.bool_)):
+        return 0
+    if isinstance(item, (Tensor, np.ndarray)):
+        dtype = item._data.dtype if isinstance(item, Tensor) else item.dtype
+        return item.ndim if dtype.kind == "b" else 1
+    return 1
+
+
+def parse_index(x: Tensor, key: Any) -> Index:
+    """Take an index apart.
+
+    Raises:
+        IndexError: too many indices, an integer out of range, or a type that is no index.
+    """
+    items = list(key) if isinstance(key, tuple) else [key]
+    shape = x._data.shape
+    n = len(shape)
+    consumed = sum(_consumed(item) for item in items if item is not Ellipsis)
+    if consumed > n:
+        raise IndexError(f"too many indices for tensor of dimension {n}")
+    if sum(1 for item in items if item is Ellipsis) > 1:
+        raise IndexError("an index can only have a single ellipsis ('...')")
+    if not any(item is Ellipsis for item in items):
+        items.append(Ellipsis)
+    start, limit, stride, flips, out_shape = [], [], [], [], []
+    advanced: list[tuple[int, Tensor]] = []
+    axis = 0
+
+    def keep(extent: int, a: int = 0, b: int | None = None, step: int = 1) -> None:
+        start.append(a)
+        limit.append(extent if b is None else b)
+        stride.append(step)
+
+    for item in items:
+        if item is Ellipsis:
+            for _ in range(n - consumed):
+                keep(shape[axis])
+                out_shape.append(shape[axis])
+                axis += 1
+        elif item is None:
+            out_shape.append(1)
+        elif isinstance(item, (bool, np.bool_)):
+            out_shape.append(1)
+            advanced.append((len(out_shape) - 1, make_tensor(np.asarray([bool(item)]), item)))
+        elif isinstance(item, slice):
+            a, b, step = item.indices(shape[axis])
+            count = len(range(a, b, step))
+            if step < 0:
+                # torch refuses negative steps; NumPy's users expect them.
+                last = a + (count - 1) * step
+                flips.append(len(out_shape))
+                a, b, step = (last, a + 1, -step) if count else (0, 0, 1)
+            keep(shape[axis], a, max(a, b), step)
+            out_shape.append(count)
+            axis += 1
+        elif isinstance(item, (Tensor, np.ndarray, list, range)):
+            index = item if isinstance(item, Tensor) else make_tensor(np.asarray(item), item)
+            if index.dtype is bool_:
+                for k in range(index._data.ndim):
+                    if index._data.shape[k] != shape[axis + k]:
+                        raise IndexError(
+                            f"The shape of the mask {list(index.shape)} at index {k} does not match the "
+                            f"shape of the indexed tensor {list(shape)} at index {axis + k}"
+                        )
+                advanced.append((len(out_shape), index))
+                for _ in range(index._data.ndim):
+                    keep(shape[axis])
+                    out_shape.append(shape[axis])
+                    axis += 1
+            else:
+                if index._data.dtype.kind not in "iu":
+                    raise IndexError(
+                        "tensors used as indices must be long, int, byte or bool tensors"
+                    )
+                advanced.append((len(out_shape), to_dtype(index, int64)))
+                keep(shape[axis])
+                out_shape.append(shape[axis])
+                axis += 1
+        else:
+            try:
+                position = operator.index(item)
+            except TypeError:
+                raise IndexError(
+                    "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are "
+                    f"valid indices (got {type(item).__name__})"
+                ) from None
+            extent = shape[axis]
+            if not -extent <= position < extent:
+                raise IndexError(
+                    f"index {position} is out of bounds for dimension {axis} with size {extent}"
+                )
+            position %= extent
+            keep(extent, position, position + 1)
+            axis += 1
+    return Index(
+        tuple(start), tuple(limit), tuple(stride), tuple(flips), tuple(out_shape), tuple(advanced)
+    )
+
+
+def getitem(input: Tensor, key: Any) -> Tensor:
+    """``input[key]``: a view for integers, slices, None and ellipsis; a copy for index tensors and masks."""
+    index = parse_index(input, key)
+    part = _basic(input, index)
+    return _gather_advanced(part, index) if index.advanced else part
+
+
+def _basic(x: Tensor, index: Index) -> Tensor:
+    part = x
+    if index.limit != x._data.shape or any(index.start) or any(s != 1 for s in index.stride):
+        attrs = {"start": index.start, "limit": index.limit, "stride": index.stride}
+        part = apply_view(_slice, x, attrs)
+    if part._data.shape != index.shape or part is x:
+        part = apply_view(_reshape, part, {"shape": index.shape})
+    if index.flips:
+        part = apply(_flip, (part,), {"axes": index.flips})
+    return part
+
+
+def _positions(mask: Tensor) -> list[Tensor]:
+    """The coordinates of the true elements of a mask. Their number is data."""
+    mask._escapes("a boolean mask as index")
+    return [make_tensor(axis, axis) for axis in np.nonzero(mask._data)]
+
+
+def _resolve(part: Tensor, index: Index) -> tuple[list[int], Tensor, tuple[int, ...]]:
+    """The advanced part as one index into flattened dimensions: (dimensions, linear index, its shape)."""
+    dims: list[int] = []
+    indices: list[Tensor] = []
+    for dim, item in index.advanced:
+        if item.dtype is bool_:
+            for k, positions in enumerate(_positions(item)):
+                dims.append(dim + k)
+                indices.append(positions)
+        else:
+            dims.append(dim)
+            indices.append(item)
+    shape = part._data.shape
+    try:
+        broadcast = np.broadcast_shapes(*(i._data.shape for i in indices))
+    except ValueError:
+        given = ", ".join(str(list(i.shape)) for i in indices)
+        raise IndexError(
+            f"shape mismatch: indexing tensors could not be broadcast together with shapes {given}"
+        ) from None
+    linear: Any = None
+    for dim, item in zip(dims, indices, strict=True):
+        extent = shape[dim]
+        wrapped = ew.where(ew.lt(item, 0), ew.add(item, extent), item)
+        if state.trace is None and item._data.size:
+            low, high = int(item._data.min()), int(item._data.max())
+            if low < -extent or high >= extent:
+                wrong = low if low < -extent else high
+                raise IndexError(
+                    f"index {wrong} is out of bounds for dimension {dim} with size {extent}"
+                )
+        elif len(dims) > 1:
+            # Out of bounds in one dimension may be inside the flattened ones: check each by itself.
+            wrapped = _checked(wrapped, extent)
+        linear = wrapped if linear is None else ew.add(ew.mul(linear, extent), wrapped)
+    return dims, linear, broadcast
+
+
+def _checked(positions: Tensor, extent: int) -> Tensor:
+    """The positions, taken from a range of this extent so that a position outside is an error."""
+    every = apply(registered("iota"), (), {"size": extent, "dtype": int64})
+    return apply(_take, (every, positions), {"axis": 0})
+
+
+def _flattened(part: Tensor, dims: list[int]) -> tuple[Tensor, int]:
+    """Bring the indexed dimensions together and merge them; where the merged dimension stands."""
+    n = part._data.ndim
+    adjacent = dims == list(range(dims[0], dims[0] + len(dims)))
+    place = dims[0] if adjacent else 0
+    rest = [d for d in range(n) if d not in dims]
+    order = rest[:place] + dims + rest[place:]
+    moved = part if order == list(range(n)) else permute(part, order)
+    if len(dims) > 1:
+        shape = moved._data.shape
+        merged = math.prod(shape[place : place + len(dims)])
+        moved = reshape(moved, (*shape[:place], merged, *shape[place + len(dims) :]))
+    return moved, place
+
+
+def _gather_advanced(part: Tensor, index: Index) -> Tensor:
+    dims, linear, _ = _resolve(part, index)
+    flat, place = _flattened(part, dims)
+    return apply(_take, (flat, linear), {"axis": place})
+
+
+def setitem(input: Tensor, key: Any, value: Any) -> None:
+    """``input[key] = value``, in place, with gradients to both.
+
+    Raises:
+        RuntimeError: the value does not broadcast to the part, or `input` may not be changed in place.
+    """
+    check_in_place(input)
+    if (
+        isinstance(key, Tensor)
+        and key.dtype is bool_
+        and key._data.shape == input._data.shape
+        and (is_number(value) or (isinstance(value, Tensor) and value._data.size == 1))
+    ):
+        # A mask over everything with one value needs no positions.
+        fill = value if is_number(value) else reshape(value, ())
+        store(input, ew.where(key, as_tensor_operand(fill, input), input))
+        return
+    index = parse_index(input, key)
+    source = as_tensor_operand(value, input)
+    source = to_dtype(source, input.dtype)
+    if not index.advanced:
+        store(input, _place(input, index, _fit(source, index.shape)))
+        return
+    part = _basic(input, index)
+    dims, linear, broadcast = _resolve(part, index)
+    flat, place = _flattened(part, dims)
+    rest = [n for d, n in enumerate(part._data.shape) if d not in dims]
+    target = (*rest[:place], *broadcast, *rest[place:])
+    updated = apply(
+        registered("index_copy"), (flat, _spread(linear, broadcast), _fit(source, target)), {"axis": place}
+    )
+    restored = _restore(updated, part, dims, place)
+    whole = part._data.shape == input._data.shape and index.shape == input._data.shape and not index.flips
+    store(input, restored if whole else _place(input, index, restored))
+
+
+def _spread(linear: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return linear if linear._data.shape == shape else expand(linear, shape)
+
+
+def _fit(source: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Broadcast a value to the part that it is assigned to."""
+    given = source._data.shape
+    lead = len(given) - len(shape)
+    if lead > 0 and all(n == 1 for n in given[:lead]):
+        source = reshape(source, given[lead:])
+    if source._data.shape == shape:
+        return source
+    try:
+        return expand(source, shape)
+    except RuntimeError:
+        raise RuntimeError(
+            f"shape mismatch: value tensor of shape {list(given)} cannot be broadcast to indexing result "
+            f"of shape {list(shape)}"
+        ) from None
+
+
+def _place(x: Tensor, index: Index, value: Tensor) -> Tensor:
+    """`x` with the basic part replaced."""
+    if index.flips:
+        value = apply(_flip, (value,), {"axes": index.flips})
+    boxed = value if value._data.shape == index.sizes else reshape(value, index.sizes)
+    attrs = {"start": index.start, "sizes": index.sizes, "stride": index.stride}
+    return apply(_update, (x, boxed), attrs)
+
+
+def _restore(flat: Tensor, part: Tensor, dims: list[int], place: int) -> Tensor:
+    """Undo `_flattened`."""
+    shape = part._data.shape
+    rest = [d for d in range(len(shape)) if d not in dims]
+    order = rest[:place] + dims + rest[place:]
+    moved = flat if len(dims) == 1 else reshape(flat, tuple(shape[d] for d in order))
+    if order == list(range(len(shape))):
+        return moved
+    inverse = [order.index(d) for d in range(len(shape))]
+    return permute(moved, inverse)
+
+
+def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
+    """``out[i][j] = input[index[i][j]][j]`` for dim 0, and so on.
+
+    Raises:
+        RuntimeError: index is not int64, or its shape does not fit.
+        IndexError: a position is out of bounds.
+    """
+    axis = canonical_dim(dim, input._data.ndim)
+    _check_index("gather", input, index, axis)
+    if input._data.ndim == 0:
+        return reshape(gather(reshape(input, 1), 0, reshape(index, 1)), index.shape)
+    return apply(registered("gather"), (_trimmed(input, index, axis), index), {"axis": axis})
+
+
+def _check_index(name: str, x: Tensor, index: Tensor, axis: int) -> None:
+    if index.dtype is not int64:
+        raise RuntimeError(f"{name}(): Expected dtype int64 for index")
+    if max(index._data.ndim, 1) != max(x._data.ndim, 1):
+        raise RuntimeError("Index tensor must have the same number of dimensions as input tensor")
+    for i, (a, b) in enumerate(zip(index._data.shape, x._data.shape, strict=False)):
+        if i != axis and a > b:
+            raise RuntimeError(
+                f"Size does not match at dimension {i} expected index {list(index.shape)} to be no larger "
+                f"than self {list(x.shape)} apart from dimension {axis}"
+            )
+
+
+def _trimmed(x: Tensor, index: Tensor, axis: int) -> Tensor:
+    """`x` cut to the extents of `index` in the other dimensions."""
+    limit = tuple(n if i == axis else m for i, (n, m) in enumerate(zip(x._data.shape, index._data.shape, strict=True)))
+    if limit == x._data.shape:
+        return x
+    n = x._data.ndim
+    return apply_view(_slice, x, {"start": (0,) * n, "limit": limit, "stride": (1,) * n})
+
+
+def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """`input` with ``src[i][j]`` added at ``[index[i][j]][j]`` (dim 0); duplicates add up."""
+    axis = canonical_dim(dim, input._data.ndim)
+    _check_index("scatter_add", input, index, axis)
+    source = src if src._data.shape == index._data.shape else getitem(src, tuple(slice(n) for n in index.shape))
+    return apply(registered("scatter_add"), (input, index, source), {"axis": axis})
+
+
+def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
+    """The slices of `input` along `dim` at the positions in `index` (rank 0 or 1)."""
+    axis = canonical_dim(dim, input._data.ndim)
+    if index._data.ndim > 1:
+        raise IndexError("index_select(): Index is supposed to be a vector")
+    flat = reshape(index, -1) if index._data.ndim == 0 else index
+    return apply(_take, (input, to_dtype(flat, int64)), {"axis": axis})
+
+
+def take_along_dim(input: Tensor, indices: Tensor, dim: int) -> Tensor:
+    """`gather`, as NumPy calls it."""
+    return gather(input, dim, indices)
+
+
+def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
+    """`input` with the slices of `source` added at the positions in `index` along `dim`."""
+    axis = canonical_dim(dim, input._data.ndim)
+    scaled = source if alpha == 1 else ew.mul(source, alpha)
+    return apply(registered("index_add"), (input, to_dtype(index, int64), scaled), {"axis": axis})
+
+
+def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
+    """The coordinates of elements that are not zero: a matrix, or a tuple with one tensor per dimension."""
+    input._escapes("nonzero()")
+    axes = np.nonzero(np.atleast_1d(input._data))[: max(input._data.ndim, 0) or None]
+    if as_tuple:
+        return tuple(make_tensor(axis, axis) for axis in axes)
+    columns = np.stack(axes, axis=1) if input._data.ndim else np.zeros((int(bool(input._data)), 0), np.int64)
+    return make_tensor(columns.astype(np.int64), columns)
+
+
+def masked_select(input: Tensor, mask: Tensor) -> Tensor:
+    """The elements where `mask` is true, in one dimension."""
+    shape = np.broadcast_shapes(input._data.shape, mask._data.shape)
+    return getitem(expand(input, shape), expand(mask, shape))
+
+
+def tril(input: Tensor, diagonal: int = 0) -> Tensor:
+    """The lower triangle; zero elsewhere."""
+    return ew.where(_band(input, diagonal, lower=True), input, 0)
+
+
+def triu(input: Tensor, diagonal: int = 0) -> Tensor:
+    """The upper triangle; zero elsewhere."""
+    return ew.where(_band(input, diagonal, lower=False), input, 0)
+
+
+def _band(x: Tensor, diagonal: int, *, lower: bool) -> Tensor:
+    rows, columns = (apply(registered("iota"), (), {"size": n, "dtype": int64}) for n in x._data.shape[-2:])
+    shifted = ew.add(reshape(rows, -1, 1), diagonal)
+    return ew.le(columns, shifted) if lower else ew.ge(columns, shifted)
+
+
+def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """The diagonal of two dimensions as the last one. A copy."""
+    n = input._data.ndim
+    a, b = canonical_dim(dim1, n), canonical_dim(dim2, n)
+    rest = [d for d in range(n) if d not in (a, b)]
+    moved = permute(input, (*rest, a, b))
+    rows, columns = moved._data.shape[-2:]
+    count = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
+    shape = moved._data.shape[:-2]
+    flat = reshape(moved, (*shape, rows * columns)) if moved._data.size else reshape(moved, (*shape, 0))
+    first = max(-offset, 0) * columns + max(offset, 0)
+    steps = apply(registered("iota"), (), {"size": count, "dtype": int64})
+    return apply(_take, (flat, ew.add(ew.mul(steps, columns + 1), first)), {"axis": len(shape)})
+
+
+_diagonal = diagonal
+
+
+def diag(input: Tensor, diagonal: int = 0) -> Tensor:
+    """A matrix's diagonal; or the matrix with this diagonal, of a vector."""
+    if input._data.ndim == 2:
+        return _diagonal(input, diagonal)
+    if input._data.ndim != 1:
+        raise RuntimeError(f"diag(): Supports 1D or 2D tensors. Got {input._data.ndim}D")
+    n = input._data.shape[0] + abs(diagonal)
+    rows = apply(registered("iota"), (), {"size": n, "dtype": int64})
+    hit = ew.eq(ew.add(reshape(rows, -1, 1), diagonal), rows)
+    lead, tail = max(diagonal, 0), max(-diagonal, 0)
+    padded = apply(registered("pad"), (input,), {"low": (lead,), "high": (tail,), "value": 0})
+    return ew.where(hit, padded, 0)
+
+
+def trace(input: Tensor) -> Tensor:
+    """The sum of a matrix's diagonal."""
+    if input._data.ndim != 2:
+        raise RuntimeError(f"trace: expected a matrix, but got tensor with dim {input._data.ndim}")
+    return diagonal(input).sum()

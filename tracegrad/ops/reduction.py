@@ -1,0 +1,305 @@
+"""Functions that reduce or scan along dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tracegrad.dispatch import apply, composite
+from tracegrad.ir.op import registered
+from tracegrad.ir.types import DType, bool_, int64
+from tracegrad.ops import elementwise as ew
+from tracegrad.ops.arguments import canonical_dim, canonical_dims, floating, resolve_dtype, to_dtype
+from tracegrad.ops.elementwise import write_out
+from tracegrad.tensor import Tensor
+
+Dims = int | Sequence[int] | None
+
+_sum = registered("sum")
+_max = registered("max")
+_min = registered("min")
+_gather = registered("gather")
+_reshape = registered("reshape")
+
+
+class ValuesIndices(NamedTuple):
+    """Extrema or order statistics, and where they stand."""
+
+    values: Tensor
+    indices: Tensor
+
+    def __repr__(self) -> str:
+        return f"torch.return_types.max(\nvalues={self.values!r},\nindices={self.indices!r})"
+
+
+def sum(
+    input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None
+) -> Tensor:
+    """The sum over `dim` (all dimensions by default). Integers and bools add up as int64."""
+    target = resolve_dtype(dtype)
+    if target is None and input._data.dtype.kind != "f":
+        target = int64
+    x = input if target is None else to_dtype(input, target)
+    axes = canonical_dims(dim, x._data.ndim)
+    return write_out(apply(_sum, (x,), {"axis": axes, "keepdims": bool(keepdim)}), out)
+
+
+def _count(input: Tensor, axes: tuple[int, ...]) -> int:
+    return math.prod(input._data.shape[a] for a in axes)
+
+
+@composite("MeanBackward0")
+def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The arithmetic mean over `dim`.
+
+    Raises:
+        RuntimeError: integers without a floating `dtype`.
+    """
+    target = resolve_dtype(dtype)
+    x = input if target is None else to_dtype(input, target)
+    if not x.is_floating_point():
+        word = {"i64": "Long", "i32": "Int", "b1": "Bool"}.get(x.dtype.name, x.dtype.name)
+        raise RuntimeError(
+            "mean(): could not infer output dtype. Input dtype must be either a floating point or "
+            f"complex dtype. Got: {word}"
+        )
+    axes = canonical_dims(dim, x._data.ndim)
+    count = _count(x, axes)
+    total = sum(x, axes or None, keepdim) if axes or dim is None else x
+    return ew.div(total, float(count)) if count else ew.mul(total, math.nan)
+
+
+def nansum(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+    """The sum with NaN counted as zero."""
+    return sum(ew.where(ew.isnan(input), 0, input), dim, keepdim)
+
+
+def _nonempty(input: Tensor, axes: tuple[int, ...], name: str) -> None:
+    for axis in axes:
+        if input._data.ndim and input._data.shape[axis] == 0:
+            raise IndexError(
+                f"{name}(): Expected reduction dim {axis} to have non-zero size."
+                if input._data.size or len(axes) == 1
+                else f"{name}(): Expected reduction dim to be specified for input.numel() == 0. "
+                "Specify the reduction dim with the 'dim' argument."
+            )
+
+
+def amax(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+    """The maximum over `dim`; equal maxima share the gradient evenly."""
+    axes = canonical_dims(dim, input._data.ndim)
+    _nonempty(input, axes, "amax")
+    return apply(_max, (input,), {"axis": axes, "keepdims": bool(keepdim)})
+
+
+def amin(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+    """The minimum over `dim`; equal minima share the gradient evenly."""
+    axes = canonical_dims(dim, input._data.ndim)
+    _nonempty(input, axes, "amin")
+    return apply(_min, (input,), {"axis": axes, "keepdims": bool(keepdim)})
+
+
+def _arg(input: Tensor, dim: int | None, keepdim: bool, name: str) -> Tensor:
+    if dim is None:
+        flat = apply(_reshape, (input,), {"shape": (input._data.size,)})
+        if not input._data.size:
+            raise IndexError(
+                f"{name}(): Expected reduction dim to be specified for input.numel() == 0."
+            )
+        result = apply(registered(name), (flat,), {"axis": 0, "keepdims": False})
+        return apply(_reshape, (result,), {"shape": (1,) * input._data.ndim}) if keepdim else result
+    axis = canonical_dim(dim, input._data.ndim)
+    if input._data.ndim == 0:
+        return ew.mul(to_dtype(input.detach(), int64), 0)
+    _nonempty(input, (axis,), name)
+    return apply(registered(name), (input,), {"axis": axis, "keepdims": bool(keepdim)})
+
+
+def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """Where the maximum stands, as int64; the first of equal ones."""
+    return _arg(input, dim, keepdim, "argmax")
+
+
+def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """Where the minimum stands, as int64; the first of equal ones."""
+    return _arg(input, dim, keepdim, "argmin")
+
+
+def _extremum(input: Tensor, dim: Any, keepdim: bool, other: Tensor | None, name: str) -> Any:
+    if isinstance(dim, Tensor) or other is not None:
+        return (ew.maximum if name == "max" else ew.minimum)(input, dim if other is None else other)
+    if dim is None:
+        if not input._data.size:
+            raise RuntimeError(
+                f"{name}(): Expected reduction dim to be specified for input.numel() == 0. "
+                "Specify the reduction dim with the 'dim' argument."
+            )
+        return (amax if name == "max" else amin)(input)
+    if input._data.ndim == 0:
+        return ValuesIndices(input.clone(), _arg(input, dim, keepdim, "arg" + name))
+    axis = canonical_dim(dim, input._data.ndim)
+    indices = _arg(input, axis, True, "arg" + name)
+    values = apply(_gather, (input, indices), {"axis": axis})
+    if not keepdim:
+        shape = tuple(n for i, n in enumerate(input._data.shape) if i != axis)
+        values = apply(_reshape, (values,), {"shape": shape})
+        indices = apply(_reshape, (indices,), {"shape": shape})
+    return ValuesIndices(values, indices)
+
+
+def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor | None = None) -> Any:
+    """The maximum of all elements; along `dim` (values, indices); or element by element of two tensors."""
+    return _extremum(input, dim, keepdim, other, "max")
+
+
+def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor | None = None) -> Any:
+    """The minimum of all elements; along `dim` (values, indices); or element by element of two tensors."""
+    return _extremum(input, dim, keepdim, other, "min")
+
+
+def any(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+    """Whether any element is not zero."""
+    truth = input if input.dtype is bool_ else ew.ne(input, 0)
+    return ew.ne(sum(truth, dim, keepdim), 0)
+
+
+def all(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+    """Whether all elements are not zero."""
+    truth = input if input.dtype is bool_ else ew.ne(input, 0)
+    return ew.eq(sum(ew.logical_not(truth), dim, keepdim), 0)
+
+
+def count_nonzero(input: Tensor, dim: Dims = None) -> Tensor:
+    """How many elements are not zero."""
+    return sum(ew.ne(input, 0), dim)
+
+
+def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    """Running sums along `dim`."""
+    target = resolve_dtype(dtype) or (None if input.is_floating_point() else int64)
+    x = input if target is None else to_dtype(input, target)
+    axis = canonical_dim(dim, x._data.ndim)
+    if x._data.ndim == 0:
+        return x.clone()
+    return apply(registered("cumsum"), (x,), {"axis": axis})
+
+
+def _moments(input: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The mean (dimensions kept), and the sum of squared deviations from it (kept as well)."""
+    center = mean(input, axes or None, True) if axes else input
+    return center, sum(ew.square(ew.sub(input, center)), axes or None, True) if axes else ew.mul(input, 0)
+
+
+def _dropped(input: Tensor, x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
+    if keepdim:
+        return x
+    shape = tuple(n for i, n in enumerate(input._data.shape) if i not in axes)
+    return apply(_reshape, (x,), {"shape": shape})
+
+
+def _correction(unbiased: Any, correction: Any) -> float:
+    if correction is not None:
+        return correction
+    return 1 if unbiased is None or unbiased else 0
+
+
+@composite("VarBackward0")
+def var(
+    input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> Tensor:
+    """The variance over `dim`, with Bessel's correction unless told otherwise. Two passes, no cancellation."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    axes = canonical_dims(dim, input._data.ndim)
+    _, squares = _moments(input, axes)
+    count = _count(input, axes) - _correction(unbiased, correction)
+    result = ew.div(squares, float(count)) if count > 0 else ew.mul(squares, math.nan)
+    return _dropped(input, result, axes, keepdim)
+
+
+@composite("StdBackward0")
+def std(
+    input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> Tensor:
+    """The standard deviation: the root of `var`."""
+    return ew.sqrt(var(input, dim, unbiased, keepdim, correction=correction))
+
+
+@composite("LogsumexpBackward0")
+def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
+    """log(sum(exp(x))) over `dim`, without overflow; -inf where all elements are."""
+    x = floating(input)
+    axes = canonical_dims(dim, x._data.ndim)
+    high = amax(x, axes or None, True).detach()
+    high = ew.where(ew.isfinite(high), high, 0)
+    total = ew.add(ew.log(sum(ew.exp(ew.sub(x, high)), axes or None, True)), high)
+    return _dropped(x, total, axes, keepdim)
+
+
+@composite("SoftmaxBackward0")
+def softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
+    """exp(x) / sum(exp(x)) along `dim`, without overflow."""
+    target: DType | None = resolve_dtype(dtype)
+    x = floating(input) if target is None else to_dtype(input, target)
+    axis = canonical_dim(dim, x._data.ndim)
+    if x._data.ndim == 0:
+        return ew.exp(ew.sub(x, x))
+    powers = ew.exp(ew.sub(x, amax(x, axis, True).detach()))
+    return ew.div(powers, sum(powers, axis, True))
+
+
+@composite("LogSoftmaxBackward0")
+def log_softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
+    """log(softmax(x)) along `dim`, computed stably."""
+    target: DType | None = resolve_dtype(dtype)
+    x = floating(input) if target is None else to_dtype(input, target)
+    axis = canonical_dim(dim, x._data.ndim)
+    if x._data.ndim == 0:
+        return ew.sub(x, x)
+    shifted = ew.sub(x, amax(x, axis, True).detach())
+    return ew.sub(shifted, ew.log(sum(ew.exp(shifted), axis, True)))
+
+
+def _norm_of_number(p: Any) -> float:
+    if p == "fro" or p is None:
+        return 2.0
+    if isinstance(p, str):
+        raise RuntimeError(f"norm of order {p!r} is not supported; use linalg.svd")
+    return float(p)
+
+
+@composite("LinalgVectorNormBackward0")
+def norm(input: Tensor, p: Any = "fro", dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The p-norm of the elements over `dim`; the Frobenius norm by default. Its gradient at zero is zero."""
+    target = resolve_dtype(dtype)
+    x = floating(input) if target is None else to_dtype(input, target)
+    order = _norm_of_number(p)
+    axes = dim if dim is None else canonical_dims(dim, x._data.ndim)
+    if order == math.inf:
+        return amax(ew.abs(x), axes, keepdim)
+    if order == -math.inf:
+        return amin(ew.abs(x), axes, keepdim)
+    if order == 0:
+        return sum(to_dtype(ew.ne(x, 0), x.dtype), axes, keepdim)
+    if order == 1:
+        return sum(ew.abs(x), axes, keepdim)
+    powers = ew.square(x) if order == 2 else ew.pow(ew.abs(x), order)
+    total = sum(powers, axes, keepdim)
+    # The root has no derivative at zero; torch takes 0 there.
+    safe = ew.where(ew.eq(total, 0), 1, total)
+    root = ew.sqrt(safe) if order == 2 else ew.pow(safe, 1 / order)
+    return ew.where(ew.eq(total, 0), 0, root)
+
+
+def allclose(
+    input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
+) -> bool:
+    """Whether all elements are close; see `isclose`."""
+    return bool(all(ew.isclose(input, other, rtol, atol, equal_nan)))
+
+
+def equal(input: Tensor, other: Tensor) -> bool:
+    """Whether both have the same shape and elements."""
+    return input._data.shape == other._data.shape and bool(all(ew.eq(input, other)))
+
