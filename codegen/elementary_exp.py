@@ -278,7 +278,7 @@ def asinh(x: Floats) -> Floats:
     wide = magnitude.widen() if x.is_f32 else magnitude
     square = wide * wide
     added = square / (square.fma(1.0, 1.0).sqrt() + 1.0)
-    result = _log1p_of_sum_or_log_of_double(wide, wide, added)
+    result = _log1p_of_sum_or_log_of_double(wide, *two_sum(wide, added))
     return (result.narrow() if x.is_f32 else result).flip_sign(x.sign_bits())
 
 
@@ -286,15 +286,20 @@ def acosh(x: Floats) -> Floats:
     """``log1p(t + sqrt(2 t + t**2))`` of ``t = x - 1``."""
     wide = x.widen() if x.is_f32 else x
     t = wide - 1.0
-    root = t.fma(t, t + t).sqrt()
-    result = where(wide < 1.0, wide.const(math.nan), _log1p_of_sum_or_log_of_double(wide, root, t))
+    square = t.fma(t, t + t)
+    root = square.sqrt()
+    # What rounding the square and the root took; t**2 alone matters little where t is large.
+    lost = (-root).fma(root, square) + t.fma(t, (t + t) - square)
+    total, error = two_sum(root, t)
+    error = (lost * 0.5).fma(1.0 / root.at_least(1e-300), error)
+    result = _log1p_of_sum_or_log_of_double(wide, total, error)
+    result = where(wide < 1.0, wide.const(math.nan), result)
     return result.narrow() if x.is_f32 else result
 
 
-def _log1p_of_sum_or_log_of_double(x: Floats, larger: Floats, smaller: Floats) -> Floats:
-    """``log(1 + larger + smaller)``, or ``log(2 x)`` from 2**28 on, where the two have become one."""
+def _log1p_of_sum_or_log_of_double(x: Floats, z: Floats, error: Floats) -> Floats:
+    """``log(1 + z + error)``, or ``log(2 x)`` from 2**28 on, where the two have become one."""
     large = x > 2.0**28
-    z, error = two_sum(larger, smaller)
     total, rest = two_sum(z.const(1.0), z)
     total, rest = where(large, x, total), where(large, x.const(0.0), rest + error)
     e, f = _split_sum(total, rest)

@@ -2,7 +2,7 @@
 
 Arguments are reduced to ``|r| <= pi/4`` and a count of quarter turns: by two or three fused
 multiply-subtracts up to a limit, see :func:`_reduce`, and beyond it by Payne and Hanek's method in
-integer arithmetic, :func:`_define_reduction`, one lane at a time in a function that is called only if
+integer arithmetic, see :func:`_reduce_huge`, one lane at a time in a function that is called only if
 some lane needs it. sin, cos and tan of one argument reduce it by the same instructions, so LLVM
 computes them once. The polynomials are minimax fits, see :mod:`.elementary_exp`.
 """
@@ -10,8 +10,6 @@ computes them once. The polynomials are minimax fits, see :mod:`.elementary_exp`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-
 import llvmlite.ir as ll
 
 from .lanes import Floats, Ints, Mask, fast_two_sum, polynomial, two_product, where
@@ -78,15 +76,15 @@ _TWO_OVER_PI = int(
 
 
 def sin(x: Floats) -> Floats:
-    return _with_huge_arguments("sin", x, _sin_of_parts)
+    return _with_huge_arguments("sin", x, _sin_of_parts(x, *_reduce(x.abs(), not x.is_f32)))
 
 
 def cos(x: Floats) -> Floats:
-    return _with_huge_arguments("cos", x, _cos_of_parts)
+    return _with_huge_arguments("cos", x, _cos_of_parts(x, *_reduce(x.abs(), not x.is_f32)))
 
 
 def tan(x: Floats) -> Floats:
-    return _with_huge_arguments("tan", x, _tan_of_parts, with_tail=True)
+    return _with_huge_arguments("tan", x, _tan_of_parts(x, *_reduce(x.abs(), True)))
 
 
 def _sin_of_parts(x: Floats, quarters: Ints, r: Floats, tail: Floats | None) -> Floats:
@@ -110,7 +108,9 @@ def _tan_of_parts(x: Floats, quarters: Ints, r: Floats, tail: Floats | None) -> 
         result = where(odd, 1.0 / tangent, tangent)
     else:
         # The quotient of sine and cosine, both with their rounding errors.
-        (sine, sine_low), (cosine, cosine_low) = _sine_and_cosine_parts(r, tail)
+        sine_parts, cosine_parts = _sine_and_cosine_parts(r, tail)
+        sine, sine_low = fast_two_sum(*sine_parts)
+        cosine, cosine_low = fast_two_sum(*cosine_parts)
         numerator, denominator = where(odd, cosine, sine), where(odd, sine, cosine)
         low, denominator_low = where(odd, cosine_low, sine_low), where(odd, sine_low, cosine_low)
         reciprocal = 1.0 / denominator
@@ -174,24 +174,16 @@ def _reduce(x: Floats, with_tail: bool) -> tuple[Ints, Floats, Floats | None]:
     return shifted.bits(), reduced, tail
 
 
-_Finish = Callable[[Floats, Ints, Floats, "Floats | None"], Floats]
-
-
-def _with_huge_arguments(
-    name: str, x: Floats, finish: _Finish, with_tail: bool = False
-) -> Floats:
-    """`finish` of the reduced argument; lanes above the limit are computed out of line."""
+def _with_huge_arguments(name: str, x: Floats, fast: Floats) -> Floats:
+    """`fast`, or if any lane of `x` is above the limit, what an out-of-line function makes of both."""
     b = x.b
     limit = _FAST_LIMIT_F32 if x.is_f32 else _FAST_LIMIT_F64
-    magnitude = x.abs()
-    fast = finish(x, *_reduce(magnitude, with_tail or not x.is_f32))
-    any_huge = (magnitude > limit).any()
+    any_huge = (x.abs() > limit).any()
     before = b.block
     huge, after = b.append_basic_block("huge"), b.append_basic_block("reduced")
     b.cbranch(any_huge, huge, after).set_weights([1, 1 << 20])
     b.position_at_end(huge)
-    replace = _define_replacement(b.module, name, x, limit, finish)
-    replaced = b.call(replace, [x.value, fast.value])
+    replaced = b.call(_define_replacement(b.module, name, x, limit), [x.value, fast.value])
     b.branch(after)
     b.position_at_end(after)
     result = b.phi(x.value.type)
@@ -200,14 +192,11 @@ def _with_huge_arguments(
     return Floats(b, result)
 
 
-def _define_replacement(
-    module: ll.Module, name: str, like: Floats, limit: float, finish: _Finish
-) -> ll.Function:
+def _define_replacement(module: ll.Module, name: str, like: Floats, limit: float) -> ll.Function:
     """A function ``(x, fast)``: `fast`, with the lanes where ``|x| > limit`` computed anew."""
     type_ = like.value.type
-    function, b = _define_rare(
-        module, f"tracegrad.{name}.huge.{like.type_name}", type_, [type_, type_]
-    )
+    symbol = f"tracegrad.{name}.huge.{like.type_name}"
+    function, b = _define_rare(module, symbol, type_, [type_, type_])
     if b is None:
         return function
     arguments, fast = function.args
@@ -215,9 +204,8 @@ def _define_replacement(
         (result,) = loop.values
         x = Floats(b, _extract(b, arguments, loop.index))
         wide = x.widen() if x.is_f32 else x
-        parts = b.call(_define_reduction(module), [wide.abs().value])
-        quarters, r, tail = (b.extract_value(parts, place) for place in range(3))
-        lane = finish(wide, Ints(b, quarters), Floats(b, r), Floats(b, tail))
+        three = b.call(_define_one_lane(module), [wide.value])
+        lane = Floats(b, b.extract_value(three, ("sin", "cos", "tan").index(name)))
         old = Floats(b, _extract(b, result, loop.index))
         new = where(x.abs() > limit, lane.narrow() if x.is_f32 else lane, old)
         loop.yield_(_insert(b, result, new.value, loop.index))
@@ -235,81 +223,84 @@ def _insert(b: ll.IRBuilder, vector: ll.Value, lane: ll.Value, index: ll.Value) 
     return b.insert_element(vector, lane, index) if is_vector else lane
 
 
+def _define_one_lane(module: ll.Module) -> ll.Function:
+    """A function that gives ``{sin, cos, tan}`` of one `double` from 2**15 on; NaN of infinity."""
+    type_ = ll.LiteralStructType([F64, F64, F64])
+    function, b = _define_rare(module, "tracegrad.sin_cos_tan.huge", type_, [F64])
+    if b is not None:
+        x = Floats(b, function.args[0])
+        parts = _reduce_huge(x.abs())
+        result = ll.Constant(type_, ll.Undefined)
+        for place, finish in enumerate((_sin_of_parts, _cos_of_parts, _tan_of_parts)):
+            result = b.insert_value(result, finish(x, *parts).value, place)
+        b.ret(result)
+    return function
+
+
 def _define_rare(
     module: ll.Module, name: str, result: ll.Type, arguments: list[ll.Type]
 ) -> tuple[ll.Function, ll.IRBuilder | None]:
-    """An internal function that is never inlined; no builder if the module has it already."""
+    """An internal function that is never inlined; no builder if the module has it already.
+
+    It is not optimised, because it hardly ever runs, and each module with a sine has it.
+    """
     found = module.globals.get(name)
     if found is not None:
         return found, None
     function = ll.Function(module, ll.FunctionType(result, arguments), name)
     function.linkage = "internal"
-    for attribute in ("noinline", "cold", "nounwind"):
+    for attribute in ("noinline", "cold", "nounwind", "optnone"):
         function.attributes.add(attribute)
     return function, ll.IRBuilder(function.append_basic_block("entry"))
 
 
-def _define_reduction(module: ll.Module) -> ll.Function:
-    """A function that reduces one `double` ``x >= 2**15``: ``{quarters, r, tail}``.
+def _reduce_huge(x: Floats) -> tuple[Ints, Floats, Floats]:
+    """As :func:`_reduce`, for one `double` ``x >= 2**15``; NaN for infinity.
 
     Payne and Hanek's method. With ``x = m * 2**e``, `m` an integer of 53 bits, and 2/pi as a string of
     bits, those bits that contribute multiples of 4 to the product ``x * 2/pi`` are skipped, and the
     next 192 suffice: no `double` comes closer to a multiple of pi/2 than 2**-62, and what is cut
-    off is less than 2**-137. Infinity and NaN give NaN.
+    off is less than 2**-137.
     """
-    parts = ll.LiteralStructType([I64, F64, F64])
-    function, b = _define_rare(module, "tracegrad.reduce_huge", parts, [F64])
-    if b is None:
-        return function
+    b = x.b
     wide = ll.IntType(128)
-    x = Floats(b, function.args[0])
     bits = x.bits()
     significand = ((bits & ((1 << 52) - 1)) | (1 << 52)).value
-    exponent = (bits >> 52).value  # e + 1075
-    # 64 zeros stand before the bits of 2/pi; the window begins at bit e + 62.
-    start = b.sub(exponent, I64(1075 - 62))
-    # Infinity and NaN must not read beyond the table.
+    # The biased exponent is e + 1075; 64 zeros stand before the bits of 2/pi, and the window begins
+    # at bit e + 62. That of infinity must not lie behind the table.
+    start = b.sub((bits >> 52).value, I64(1075 - 62))
     start = b.select(b.icmp_unsigned("<", start, I64(1034)), start, I64(0))
     table = _lay_out_table(b)
     word = b.lshr(start, I64(6))
-    words = []
-    for offset in range(4):
-        place = b.add(word, I64(offset))
-        words.append(b.load(b.gep(table, [place])))
+    words = [b.load(b.gep(table, [b.add(word, I64(offset))])) for offset in range(4)]
     shift = b.and_(start, I64(63))
-    funnel = intrinsic(module, "llvm.fshl", I64, 3)
+    funnel = intrinsic(b.module, "llvm.fshl", I64, 3)
     window = [b.call(funnel, [words[place], words[place + 1], shift]) for place in range(3)]
     # The product modulo 4, as an integer of 128 bits with 2 of them before the binary point.
-    high, middle, low = (
-        b.mul(b.zext(significand, wide), b.zext(part, wide)) for part in window
-    )
+    high, middle, low = (b.mul(b.zext(significand, wide), b.zext(part, wide)) for part in window)
     product = b.add(b.shl(high, wide(64)), b.add(middle, b.lshr(low, wide(64))))
     quarters = b.lshr(b.add(product, wide(1 << 125)), wide(126))
     fraction = b.sub(product, b.shl(quarters, wide(126)))
     negative = b.icmp_signed("<", fraction, wide(0))
     fraction = b.select(negative, b.neg(fraction), fraction)
-    # Normalised: two times 53 bits.
-    count_zeros = module.globals.get("llvm.ctlz.i128") or ll.Function(
-        module, ll.FunctionType(wide, [wide, I1]), "llvm.ctlz.i128"
+    # Normalised, as two integers of 53 bits.
+    name = "llvm.ctlz.i128"
+    count_zeros = b.module.globals.get(name) or ll.Function(
+        b.module, ll.FunctionType(wide, [wide, I1]), name
     )
     zeros = b.call(count_zeros, [fraction, I1(0)])
     fraction = b.shl(fraction, zeros)
-    first = b.uitofp(b.trunc(b.lshr(fraction, wide(75)), I64), F64)
-    rest = b.and_(b.trunc(b.lshr(fraction, wide(22)), I64), I64((1 << 53) - 1))
-    turn, turn_low = Floats(b, first), Floats(b, b.uitofp(rest, F64)) * 2.0**-53
+    first = b.trunc(b.lshr(fraction, wide(75)), I64)
+    second = b.and_(b.trunc(b.lshr(fraction, wide(22)), I64), I64((1 << 53) - 1))
+    turn, turn_low = Floats(b, b.sitofp(first, F64)), Floats(b, b.sitofp(second, F64)) * 2.0**-53
     # Times pi/2.
     r, error = two_product(turn, turn.const(_HALF_PI_F64[0]))
     error = turn.fma(_HALF_PI_F64[1], turn_low.fma(_HALF_PI_F64[0], error))
     r, tail = fast_two_sum(r, error)
     scale = ((1023 - 51 - Ints(b, b.trunc(zeros, I64))) << 52).as_floats()
     scale = where(x < math.inf, scale, scale.const(math.nan))
-    sign = Ints(b, b.select(negative, I64(-(1 << 63)), I64(0)))
-    result = ll.Constant(parts, ll.Undefined)
-    result = b.insert_value(result, b.trunc(quarters, I64), 0)
-    result = b.insert_value(result, (r * scale).flip_sign(sign).value, 1)
-    result = b.insert_value(result, (tail * scale).flip_sign(sign).value, 2)
-    b.ret(result)
-    return function
+    scale = scale.flip_sign(Ints(b, b.select(negative, I64(-(1 << 63)), I64(0))))
+    return Ints(b, b.trunc(quarters, I64)), r * scale, tail * scale
 
 
 def _lay_out_table(b: ll.IRBuilder) -> ll.Value:
@@ -320,12 +311,8 @@ def _lay_out_table(b: ll.IRBuilder) -> ll.Value:
     table = b.alloca(I64, I64(21))
     for place in range(21):
         word = (_TWO_OVER_PI >> (64 * (20 - place))) & ((1 << 64) - 1)
-        b.store(I64(_signed(word)), b.gep(table, [I64(place)]))
+        b.store(I64(word - ((word >> 63) << 64)), b.gep(table, [I64(place)]))
     return table
-
-
-def _signed(word: int) -> int:
-    return word - ((word >> 63) << 64)
 
 
 def atan(x: Floats) -> Floats:

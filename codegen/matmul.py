@@ -19,8 +19,10 @@ plan determine: the same code gives the same bits, on any number of threads.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import llvmlite.ir as ll
 
@@ -47,14 +49,22 @@ _PACK_ELEMENTS = 1.5  # per element
 _DRAIN = 1.5  # per vector
 _TURN = 0.35  # per element
 _SUM_ACROSS = 1.6  # per accumulator
-_SECOND_LEVEL = 0.4  # more, per vector that comes from the second level cache
+_SECOND_LEVEL = 0.4  # more, per vector that a dot product takes from the second level cache
+_PER_BYTE = 0.02  # for bytes that an outer product takes from there, mostly ahead of time
+_NO_SLACK = 1.04  # tiles with just enough accumulators to keep the units busy
 
 # Code takes time to compile: a plan must gain so much for each more tile that it needs, and for
 # transposing, to be worth it.
-_WORTH = 0.015
+_WORTH = 0.01
 
 _TILE_ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14)
 _TILE_VECTORS = (1, 2, 3, 4, 6, 8, 12)
+
+
+# Multiply-adds of 32-bit numbers from which BLAS pays; those of 64-bit numbers count twice.
+_BLAS_THREADS_WORK = 4.0e6  # divided by the number of threads, of which four count
+_BLAS_ONE_THREAD_WORK = 64.0e6
+_BLAS_VECTOR_WORK = 0.5e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,47 @@ class MatmulSpec:
 
 
 Plan = OuterPlan | DotPlan
+
+
+def prefers_blas(spec: MatmulSpec) -> bool:
+    """Whether ``np.matmul(a, b, out=c)`` is likely faster than :func:`emit_matmul`'s code.
+
+    Measured on two cores with AVX2, against OpenBLAS. One thread of it is never ahead by more than
+    a tenth where a cache holds the factors, but from about 128 x 128 x 128 on its second thread pays
+    (1.1 times as fast there, 1.7 times at 256). More cores are assumed to move that point down, but
+    not below what starting them costs. Another BLAS (Apple's) may be ahead much earlier. A matrix
+    that must come from memory is where OpenBLAS's product of a vector with rows is twice as fast.
+    """
+    if not spec.dtype.is_floating or min(spec.m, spec.n, spec.k) == 0:
+        return False
+    factors = ((spec.a_strides, spec.m, spec.k), (spec.b_strides, spec.k, spec.n))
+    if not all(_blas_can_read(*factor) for factor in factors):
+        return False  # NumPy falls back to plain loops
+    wide = spec.dtype.itemsize // 4
+    work = spec.m * spec.n * spec.k * wide
+    if 1 in (spec.m, spec.n):
+        # A vector times rows; their dot products with a vector are no slower here.
+        rows = spec.b_strides[1] if spec.m == 1 else spec.a_strides[0]
+        return max(spec.m, spec.n) > 1 and rows == 1 and work > _BLAS_VECTOR_WORK
+    if min(spec.m, spec.n) < 16:
+        return work > _BLAS_ONE_THREAD_WORK
+    threads = _available_cpus()
+    if threads == 1:
+        return work > _BLAS_ONE_THREAD_WORK
+    return work > _BLAS_THREADS_WORK / min(threads, 4)
+
+
+def _blas_can_read(strides: tuple[int, int], rows: int, columns: int) -> bool:
+    by_rows = (strides[1] == 1 or columns == 1) and (strides[0] >= columns or rows == 1)
+    by_columns = (strides[0] == 1 or rows == 1) and (strides[1] >= rows or columns == 1)
+    return by_rows or by_columns
+
+
+@lru_cache(maxsize=1)
+def _available_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def emit_matmul(
@@ -220,7 +271,7 @@ def _outer_plans(
             footprint = _CACHE_LINE * (panel_bytes // _CACHE_LINE + 1)
         collision = _WAYS * _SET_PERIOD // math.gcd(_SET_PERIOD, max(row_bytes, 1))
         crowded = k * footprint > _PANEL_BYTES or k > collision
-        pack = not contiguous or (crowded and tiles >= 8)
+        pack = k > 0 and (not contiguous or (crowded and tiles >= 8))
         depth = k
         if tiles > 1 and (crowded or (pack and k * panel_bytes > _PANEL_BYTES)):
             steps = _PANEL_BYTES // (panel_bytes if pack else footprint)
@@ -234,9 +285,11 @@ def _outer_plans(
             block = _rows_in_buffer(extent, _SUMS_BYTES // panel_bytes, rows, granule)
 
         cycles = panels * _tile_cycles(extent, rows, vectors, k) + rest_cycles
-        if not pack and k * width * dtype.itemsize > _PANEL_BYTES:
-            # Rows of a panel begin and end inside of cache lines.
-            cycles += _SECOND_LEVEL * k * -(-vectors_in_all // vectors)
+        # What comes from the second level cache: each panel once, the other factor for each panel.
+        if k * width * dtype.itemsize > _PANEL_BYTES:
+            cycles += _PER_BYTE * k * footprint * -(-vectors_in_all // vectors)
+        if k * extent * dtype.itemsize > _PANEL_BYTES:
+            cycles += _PER_BYTE * k * extent * dtype.itemsize * -(-vectors_in_all // vectors)
         if pack:
             copies = -(-extent // block) if depth < k else 1
             per_step = width / lanes * _PACK_ROWS
@@ -283,6 +336,8 @@ def _tile_cycles(extent: int, rows: int, vectors: int, k: int) -> float:
 def _one_tile(rows: int, vectors: int, k: int) -> float:
     # Two multiply-adds and two loads per cycle; each accumulator is stored once.
     step = max(rows * vectors, rows + vectors, 2) / 2
+    if rows * vectors <= 8:
+        step *= _NO_SLACK
     return k * step + rows * vectors + _TILE_OVERHEAD
 
 

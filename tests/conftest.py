@@ -15,12 +15,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 _LENIENT = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.differing_executors]
 settings.register_profile(
-    "default", deadline=None, derandomize=True, database=None, suppress_health_check=_LENIENT
+    "tracegrad",
+    deadline=None,
+    # The same examples in every run, unless one searches for new ones.
+    derandomize="TRACEGRAD_FUZZ_FACTOR" not in os.environ,
+    database=None,
+    suppress_health_check=_LENIENT,
 )
-settings.register_profile(
-    "search", deadline=None, max_examples=5000, suppress_health_check=_LENIENT
-)
-settings.load_profile(os.environ.get("TRACEGRAD_HYPOTHESIS_PROFILE", "default"))
+settings.load_profile("tracegrad")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

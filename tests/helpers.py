@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from tracegrad.ir import (
     DEFAULT,
@@ -32,6 +34,11 @@ except ImportError:  # Everything runs, interpreted, where llvmlite is not insta
     compile_program = None
 
 Arrays = Sequence[np.ndarray]
+
+
+def examples(count: int) -> settings:
+    """How many examples a property is tried on: times TRACEGRAD_FUZZ_FACTOR, to search for longer."""
+    return settings(max_examples=count * int(os.environ.get("TRACEGRAD_FUZZ_FACTOR", "1")))
 
 
 def verify_after_each(before: Graph, pass_: GraphPass, after: Graph) -> None:

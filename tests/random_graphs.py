@@ -250,7 +250,7 @@ class _Grower:
         self.emit("flip", x, axes=tuple(i for i in range(x.ndim) if self.draw(st.booleans())))
 
     def pad(self) -> None:
-        x = self.pick(lambda node: node.dtype is not bool_)
+        x = self.pick(lambda node: node.dtype is not bool_ and node.ndim > 0)
         if x is None:
             return
         low, high = (

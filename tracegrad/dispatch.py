@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tracegrad.autograd.node import Node, OpNode, VersionCounter, node_class
+from tracegrad.node import Node, OpNode, VersionCounter, node_class
 from tracegrad.grad_mode import state
 from tracegrad.ir import events
 from tracegrad.ir.location import SourceLocation, current_location, is_internal

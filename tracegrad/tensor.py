@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracegrad import formatting
-from tracegrad.autograd import node as records
-from tracegrad.autograd.node import AccumulateGrad, Node, RemovableHandle, VersionCounter, add_hook
+from tracegrad import node as records
+from tracegrad.node import AccumulateGrad, Node, RemovableHandle, VersionCounter, add_hook
 from tracegrad.device import Device, cpu
 from tracegrad.grad_mode import state
 from tracegrad.ir.types import DType, from_numpy_dtype

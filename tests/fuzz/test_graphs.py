@@ -10,10 +10,11 @@ from helpers import (
     WAYS_OF_RUNNING,
     assert_same,
     draw_input,
+    examples,
     optimize_verified,
     verify_after_each,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_graphs import graphs
 
@@ -41,7 +42,7 @@ def arrays_for(graph: Graph, seed: int, *, special: bool = False) -> list[np.nda
     return [draw_input(node.type, rng, special=special) for node in graph.inputs]
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(graphs(), SEEDS, st.booleans())
 def test_optimized(graph: Graph, seed: int, special: bool) -> None:
     """The passes change no bit of any result, and find nothing more to do the second time."""
@@ -53,7 +54,7 @@ def test_optimized(graph: Graph, seed: int, special: bool) -> None:
     assert len(again.nodes) <= len(optimized.nodes)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(graphs())
 def test_text(graph: Graph) -> None:
     """Text and structure survive printing and parsing."""
@@ -68,7 +69,7 @@ def test_text(graph: Graph) -> None:
 def test_ways_agree(way: str) -> None:
     """Smooth graphs, so that a last digit that differs cannot decide a comparison."""
 
-    @settings(max_examples=40)
+    @examples(40)
     @given(graphs(smooth=True), SEEDS)
     def check(graph: Graph, seed: int) -> None:
         arrays = arrays_for(graph, seed)
@@ -113,7 +114,7 @@ def gradients(graph: Graph) -> Iterator[tuple[str, Graph]]:
     yield "optimized", optimize_verified(joint)
 
 
-@settings(max_examples=120)
+@examples(120)
 @given(smooth_graphs(), SEEDS)
 def test_gradient(graph: Graph, seed: int) -> None:
     """The gradient along a random direction is the central difference."""
@@ -139,7 +140,7 @@ def test_gradient(graph: Graph, seed: int) -> None:
         assert abs(actual - expected) <= 1e-5 * scale + 1e-8 * size, f"{name}\n{scalar}"
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(smooth_graphs(), SEEDS)
 def test_partition(graph: Graph, seed: int) -> None:
     """Forward and backward halves together compute what the joint graph does."""

@@ -1,6 +1,6 @@
 """``tracegrad.autograd``: torch.autograd's public names.
 
-``node`` holds the records that operations leave, ``engine`` sweeps over them, ``backward`` is the public way in,
+Records are in :mod:`tracegrad.node`; ``engine`` sweeps over them, ``backward`` is the public way in,
 ``functional`` has Jacobians and the like, ``profiler`` listens to what runs.
 """
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.autograd.node import Edge, Node
+from tracegrad.node import Edge, Node
 from tracegrad.dispatch import apply, apply_in_place
 from tracegrad.grad_mode import state
 from tracegrad.ir import events

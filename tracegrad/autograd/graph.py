@@ -1,5 +1,5 @@
 """``tracegrad.autograd.graph``: the records as users may inspect them."""
 
-from tracegrad.autograd.node import Node
+from tracegrad.node import Node
 
 __all__ = ["Node"]

@@ -1,0 +1,21 @@
+"""All benchmarks, in the order in which they are run and printed."""
+
+from __future__ import annotations
+
+from .derivatives import ROSENBROCK_HESSIAN
+from .measurement import Benchmark
+from .pointwise import LAYERNORM_GELU, SCALAR_CALL, SIN_SUM, SIN_SUM_BACKWARD
+from .training import POLICY_STEP, TWO_LAYER_STEP
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        TWO_LAYER_STEP,
+        SIN_SUM,
+        SIN_SUM_BACKWARD,
+        SCALAR_CALL,
+        ROSENBROCK_HESSIAN,
+        POLICY_STEP,
+        LAYERNORM_GELU,
+    )
+}
