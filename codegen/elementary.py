@@ -17,7 +17,7 @@ from functools import partial
 
 import llvmlite.ir as ll
 
-from . import elementary_exp, elementary_trig
+from . import elementary_exp, elementary_special, elementary_trig
 from .lanes import Floats
 
 # Name: formula, and the largest error in ULP of the result for `float` and for `double`.
@@ -44,6 +44,8 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Floats], float, float]] = {
     "acos": (elementary_trig.acos, 2.0, 2.0),
     "atan": (elementary_trig.atan, 2.0, 2.0),
     "atan2": (elementary_trig.atan2, 2.0, 2.0),
+    "erf": (elementary_special.erf, 1.0, 1.0),
+    "erfc": (elementary_special.erfc, 1.0, 2.0),
 }
 
 
@@ -63,9 +65,7 @@ def emit(name: str, b: ll.IRBuilder, *operands: ll.Value) -> ll.Value:
     symbol = f"tracegrad.{name}.{Floats(b, operands[0]).type_name}"
     function = b.module.globals.get(symbol)
     if function is None:
-        function = ll.Function(
-            b.module, ll.FunctionType(type_, [type_] * len(operands)), symbol
-        )
+        function = ll.Function(b.module, ll.FunctionType(type_, [type_] * len(operands)), symbol)
         function.linkage = "internal"
         function.attributes.add("alwaysinline")
         function.attributes.add("nounwind")
@@ -74,9 +74,7 @@ def emit(name: str, b: ll.IRBuilder, *operands: ll.Value) -> ll.Value:
     return b.call(function, operands)
 
 
-ELEMENTARY: dict[str, Callable[..., ll.Value]] = {
-    name: partial(emit, name) for name in _FUNCTIONS
-}
+ELEMENTARY: dict[str, Callable[..., ll.Value]] = {name: partial(emit, name) for name in _FUNCTIONS}
 
 #: Largest error of each function in units in the last place, for `float` and for `double`.
 MAX_ULP: dict[str, tuple[float, float]] = {

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from .lanes import Floats, Ints, fast_two_sum, polynomial, two_product, two_sum, where
 
 # ln 2, 1 / ln 2, log10 2 and 1 / ln 10 in two parts, for each type; the first is the nearest number.
-_LN2_F32 = (0.6931471824645996, -1.904654323148236e-09)
-_LN2_F64 = (0.6931471805599453, 2.3190468138462996e-17)
+LN2_F32 = (0.6931471824645996, -1.904654323148236e-09)
+LN2_F64 = (0.6931471805599453, 2.3190468138462996e-17)
 _LOG2E_F32 = (1.4426950216293335, 1.925963033500911e-08)
 _LOG2E_F64 = (1.4426950408889634, 2.0355273740931033e-17)
 _LOG10E_F64 = (0.4342944819032518, 1.098319650216765e-17)
@@ -29,22 +29,22 @@ _EXP_F32 = (
     0.4999999403953552, 0.16666513681411743, 0.04166806489229202, 0.00836950819939375,
     0.0013842005282640457,
 )  # fmt: skip
-_EXPM1_F32 = (
+EXPM1_F32 = (
     0.5, 0.1666666567325592, 0.04166648909449577, 0.008333546109497547, 0.0013932784786447883,
     0.0001976156054297462,
 )  # fmt: skip
-_EXPM1_F64 = (
+EXPM1_F64 = (
     0.5, 0.1666666666666668, 0.04166666666666672, 0.008333333333318933, 0.001388888888884226,
     0.0001984126989372669, 2.480158743656587e-05, 2.7557235855982124e-06, 2.755715660447559e-07,
     2.5112157641783772e-08, 2.0956865646848505e-09,
 )  # fmt: skip
 
 # (2**r - 1) / r for |r| <= 1/2: relative error of 2**r 2**-28, 2**-59, and 2**-34 in `double`.
-_EXP2_F32 = (
+EXP2_F32 = (
     0.6931471824645996, 0.24022647738456726, 0.05550359934568405, 0.009618506766855717,
     0.001339081209152937, 0.00015325628919526935,
 )  # fmt: skip
-_EXP2_F64 = (
+EXP2_F64 = (
     0.6931471805599453, 0.2402265069591007, 0.055504108664823505, 0.009618129107629868,
     0.0013333558145980366, 0.00015403530390328463, 1.5252734234571733e-05,
     1.3215489548052487e-06, 1.0177898913051093e-07, 7.053815278222503e-09,
@@ -82,7 +82,12 @@ _TWO_THIRDS = (0.6666666666666666, 3.700743415417188e-17)
 
 # sinh(x) / x = 1 + x**2 * (...) for |x| <= 1; the same, and cosh(r) = 1 + r**2 / 2 + r**4 * (...), for
 # |r| <= ln 2 / 2.
-_SINH_F32 = (0.1666666716337204, 0.00833331048488617, 0.00019842895762760532, 2.7822131869470468e-06)
+_SINH_F32 = (
+    0.1666666716337204,
+    0.00833331048488617,
+    0.00019842895762760532,
+    2.7822131869470468e-06,
+)
 _SINH_F64 = (
     0.16666666666666669, 0.008333333333332912, 0.0001984126984159341, 2.7557319106710255e-06,
     2.505213102401202e-08, 1.60566551722395e-10, 7.776794773809133e-13,
@@ -102,21 +107,21 @@ _COSH_CORE_F64 = (
 def exp(x: Floats) -> Floats:
     low, high = (-104.0, 89.0) if x.is_f32 else (-746.0, 710.0)
     _, biased, r = _reduce_exponent(x.at_most(high).at_least(low), 2 * x.exponent_bias)
-    return _scale(_exp_of_remainder(r), biased)
+    return _scale(exp_of_remainder(r), biased)
 
 
-def _exp_of_remainder(r: Floats) -> Floats:
-    """``exp(r) - 1`` for ``|r| <= ln 2 / 2``, to the precision of exp."""
+def exp_of_remainder(r: Floats) -> Floats:
+    """``exp(r) - 1`` for ``|r| <= ln 2 / 2``, to the relative precision of ``exp(r)``."""
     square = r * r
-    return square.fma(polynomial(r, _EXP_F32 if r.is_f32 else _EXPM1_F64, square), r)
+    return square.fma(polynomial(r, _EXP_F32 if r.is_f32 else EXPM1_F64, square), r)
 
 
 def exp2(x: Floats) -> Floats:
     low, high = (-150.0, 128.0) if x.is_f32 else (-1075.0, 1024.0)
     x = x.at_most(high).at_least(low)
-    k, biased = _nearest_integer(x, 1.0, 2 * x.exponent_bias)
+    k, biased = nearest_integer(x, 1.0, 2 * x.exponent_bias)
     r = x - k
-    return _scale(r * polynomial(r, _EXP2_F32 if x.is_f32 else _EXP2_F64), biased)
+    return _scale(r * polynomial(r, EXP2_F32 if x.is_f32 else EXP2_F64), biased)
 
 
 def expm1(x: Floats) -> Floats:
@@ -130,14 +135,14 @@ def expm1(x: Floats) -> Floats:
 def _expm1_times(x: Floats, factor: float) -> Floats:
     """``factor * expm1(x)``, `factor` a power of two that keeps the result finite."""
     bias = x.exponent_bias + int(math.log2(factor))
-    k, biased = _nearest_integer(x, math.log2(math.e), bias)
-    high, low = _LN2_F32 if x.is_f32 else _LN2_F64
+    k, biased = nearest_integer(x, math.log2(math.e), bias)
+    high, low = LN2_F32 if x.is_f32 else LN2_F64
     # Where exp(x) - 1 cancels, the rounding error of r would show.
     first = k.fma(-high, x)
     r = k.fma(-low, first)
     error = k.fma(-low, first - r)
     square = r * r
-    rest = square.fma(polynomial(r, _EXPM1_F32 if x.is_f32 else _EXPM1_F64, square), error)
+    rest = square.fma(polynomial(r, EXPM1_F32 if x.is_f32 else EXPM1_F64, square), error)
     power = (biased << x.mantissa_bits).as_floats()
     known = power - factor
     sum_ = r.fma(power, known)
@@ -156,7 +161,7 @@ def sigmoid(x: Floats) -> Floats:
     known = power + one
     # Where that was rounded the larger one is the power.
     lost = (power - known) + one
-    return one / (known + _exp_of_remainder(r).fma(power, lost))
+    return one / (known + exp_of_remainder(r).fma(power, lost))
 
 
 def tanh(x: Floats) -> Floats:
@@ -197,7 +202,7 @@ def _hyperbolic_parts(x: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     k, biased, r = _reduce_exponent(x, bias - 2)
     grow = (biased << bits).as_floats()
     # Beyond 2**64 the other power adds nothing, and its exponent must not underflow.
-    _, bounded = _nearest_integer(k.at_most(64.0), 1.0, 0)
+    _, bounded = nearest_integer(k.at_most(64.0), 1.0, 0)
     shrink = ((bias - 2 - bounded) << bits).as_floats()
     square = r * r
     c = square.fma(
@@ -207,7 +212,7 @@ def _hyperbolic_parts(x: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     return grow, shrink, c, s
 
 
-def _nearest_integer(x: Floats, factor: float, bias: int) -> tuple[Floats, Ints]:
+def nearest_integer(x: Floats, factor: float, bias: int) -> tuple[Floats, Ints]:
     """``k`` next to ``factor * x``, and integers whose low bits are ``k + bias``.
 
     Adding 1.5 times the power of two whose last place is one rounds to an integer, and leaves it in
@@ -220,20 +225,27 @@ def _nearest_integer(x: Floats, factor: float, bias: int) -> tuple[Floats, Ints]
 
 def _reduce_exponent(x: Floats, bias: int) -> tuple[Floats, Ints, Floats]:
     """``k``, integers whose low bits are ``k + bias``, and ``r``: ``x = k ln 2 + r``, |r| <= ln 2 / 2."""
-    k, biased = _nearest_integer(x, math.log2(math.e), bias)
-    high, low = _LN2_F32 if x.is_f32 else _LN2_F64
+    k, biased = nearest_integer(x, math.log2(math.e), bias)
+    high, low = LN2_F32 if x.is_f32 else LN2_F64
     return k, biased, k.fma(-low, k.fma(-high, x))
 
 
-def _scale(u: Floats, biased: Ints) -> Floats:
-    """``2**k * (1 + u)``; the low bits of `biased` are `k` plus twice the exponent's bias.
+def powers_of_two(biased: Ints, like: Floats) -> tuple[Floats, Floats]:
+    """Two factors of ``2**k``; the low bits of `biased` are `k` plus twice the exponent's bias.
 
-    In two steps, of the powers ``k // 2`` and the rest, so that results may be subnormal or infinite.
+    The powers of ``k // 2`` and of the rest: applied one after the other, results may be subnormal
+    or infinite.
     """
-    bits, ones = u.mantissa_bits, 2 * u.exponent_bias + 1
+    bits, ones = like.mantissa_bits, 2 * like.exponent_bias + 1
     half = (biased << (bits - 1)) & (ones << bits)
     rest = (biased << bits) - half
-    return u.fma(half.as_floats(), half.as_floats()) * rest.as_floats()
+    return half.as_floats(), rest.as_floats()
+
+
+def _scale(u: Floats, biased: Ints) -> Floats:
+    """``2**k * (1 + u)``, `biased` as for :func:`powers_of_two`."""
+    half, rest = powers_of_two(biased, u)
+    return u.fma(half, half) * rest
 
 
 def log(x: Floats) -> Floats:
@@ -267,9 +279,7 @@ def log10(x: Floats) -> Floats:
     e, m = _split_exponent(x)
     high, low = _LOG10_2_F64
     product, error = two_product(e, e.const(high))
-    return _with_log_limits(
-        x, _log_in_base(product, e.fma(low, error), m - 1.0, _LOG10E_F64)
-    )
+    return _with_log_limits(x, _log_in_base(product, e.fma(low, error), m - 1.0, _LOG10E_F64))
 
 
 def asinh(x: Floats) -> Floats:
@@ -355,9 +365,9 @@ def _log_of_parts(e: Floats, f: Floats, series: Sequence[float] = _LOG_F64) -> F
     if f.is_f32:
         square = f * f
         tail = square.fma(-0.5, (square * f) * polynomial(f, _LOG_F32, square))
-        return e.fma(_LN2_F32[0], f + tail)
+        return e.fma(LN2_F32[0], f + tail)
     half_square, s_part = _log1p_tail(f, series)
-    high, low = _LN2_F64
+    high, low = LN2_F64
     return e.fma(high, f - (half_square - e.fma(low, s_part)))
 
 
@@ -412,7 +422,7 @@ def _pow_through_double(x: Floats, y: Floats) -> Floats:
     logarithm = _of_zero_and_infinity(x, natural.fma(_LOG2E_F64[0], e))
     # A bounded exponent keeps infinity times log2(1) from being NaN, and overflows where it must.
     scaled = (y.at_most(2.0**40).at_least(-(2.0**40)) * logarithm).at_most(400.0).at_least(-400.0)
-    k, biased = _nearest_integer(scaled, 1.0, x.exponent_bias)
+    k, biased = nearest_integer(scaled, 1.0, x.exponent_bias)
     r = scaled - k
     power = (biased << x.mantissa_bits).as_floats()
     return (r * polynomial(r, _EXP2_SHORT)).fma(power, power)
@@ -439,7 +449,7 @@ def _pow_of_positive(x: Floats, y: Floats) -> Floats:
     term_low = factor.fma(cube_low, factor_low.fma(cube, term_low))
     part, part_low = fast_two_sum(s + s, term)
     part_low = part_low + (term_low + (s_low + s_low))
-    high, low = _LN2_F64
+    high, low = LN2_F64
     whole, whole_low = two_product(e, e.const(high))
     logarithm, lost = fast_two_sum(whole, part)
     logarithm_low = lost + (e.fma(low, whole_low) + part_low)
@@ -450,9 +460,9 @@ def _pow_of_positive(x: Floats, y: Floats) -> Floats:
     error = y.fma(logarithm, -product) + y * logarithm_low
     usable = product.abs() < 1000.0
     product = product.at_most(710.0).at_least(-746.0)
-    k, biased = _nearest_integer(product, math.log2(math.e), 2 * x.exponent_bias)
+    k, biased = nearest_integer(product, math.log2(math.e), 2 * x.exponent_bias)
     r = k.fma(-high, product) + k.fma(-low, where(usable, error, 0.0))
-    return _scale(_exp_of_remainder(r), biased)
+    return _scale(exp_of_remainder(r), biased)
 
 
 def _of_zero_and_infinity(x: Floats, logarithm: Floats) -> Floats:

@@ -282,8 +282,9 @@ def polynomial(x: Floats, coefficients: Sequence[float], square: Floats | None =
     not, since there rounding errors would show.
     """
     if square is not None and len(coefficients) > 5:
-        even = polynomial(square, coefficients[2::2])
-        odd = polynomial(square, coefficients[3::2])
+        fourth = square * square if len(coefficients) > 12 else None
+        even = polynomial(square, coefficients[2::2], fourth)
+        odd = polynomial(square, coefficients[3::2], fourth)
         return x.fma(x.fma(x.fma(odd, even), coefficients[1]), coefficients[0])
     total = x.const(coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):

@@ -10,7 +10,7 @@ and shuffles:
 - dot: vectors along k of both, summed across lanes at the end.
 
 The first two want one factor contiguous along the vectors; if it is not, it is packed, panel by
-panel, into a buffer on the stack. The loops themselves are in :mod:`.matmul_tiles`.
+panel, into a buffer on the stack. The loops are in :mod:`.matmul_outer` and :mod:`.matmul_dot`.
 
 Each element of C is summed over k in an order that only the spec, the CPU's vectors and the chosen
 plan determine: the same code gives the same bits, on any number of threads.
@@ -30,7 +30,9 @@ from ..ir.types import DType
 from .engine import Host, host
 from .ll_loops import element_pointer, store_vector
 from .ll_types import I32, I64, lanes_for
-from .matmul_tiles import DotPlan, Operand, OuterPlan, Store, emit_dot, emit_outer
+from .matmul_dot import DotPlan, emit_dot
+from .matmul_outer import OuterPlan, emit_outer
+from .matmul_tiles import Operand, Store
 
 # What of the first level cache (32 KB and up) a panel and a buffer of sums may take, in bytes.
 _PANEL_BYTES = 16 * 1024
@@ -94,10 +96,10 @@ def prefers_blas(spec: MatmulSpec) -> bool:
     """Whether ``np.matmul(a, b, out=c)`` is likely faster than :func:`emit_matmul`'s code.
 
     Measured on two cores with AVX2, against OpenBLAS. One thread of it is never ahead by more than
-    a tenth where a cache holds the factors, but from about 128 x 128 x 128 on its second thread pays
-    (1.1 times as fast there, 1.7 times at 256). More cores are assumed to move that point down, but
-    not below what starting them costs. Another BLAS (Apple's) may be ahead much earlier. A matrix
-    that must come from memory is where OpenBLAS's product of a vector with rows is twice as fast.
+    a tenth where a cache holds the factors, but from about 128 x 128 x 128 on its second thread
+    pays (1.1 times as fast there, 1.7 times at 256). More cores are assumed to move that point
+    down, but not below what starting them costs. Another BLAS (Apple's) may be ahead much earlier.
+    Where a matrix comes from memory, OpenBLAS's product of a vector with its rows is twice as fast.
     """
     if not spec.dtype.is_floating or min(spec.m, spec.n, spec.k) == 0:
         return False

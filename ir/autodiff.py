@@ -10,7 +10,7 @@ zero, which an infinite partial further up turns into NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Container, Iterable, MutableMapping, Sequence
 from typing import Any, TypeVar
 
 from .builder import GraphBuilder
@@ -43,11 +43,11 @@ def sweep(
             cotangents[operand] = contribution if known is None else known + contribution
 
 
-def depending_on(graph: Graph, wrt: Iterable[Node]) -> set[Node]:
-    """The nodes through which a derivative with respect to `wrt` can flow."""
+def depending_on(graph: Graph, wrt: Iterable[Node], stopped: Container[Node] = ()) -> set[Node]:
+    """The nodes through which a derivative with respect to `wrt` can flow; none of those `stopped`."""
     active = set(wrt)
     for node in graph.nodes:
-        if node.dtype.is_floating and any(x in active for x in node.inputs):
+        if node.dtype.is_floating and any(x in active for x in node.inputs) and node not in stopped:
             active.add(node)
     return active
 
@@ -57,6 +57,7 @@ def append_adjoint(
     outputs: Sequence[Node],
     wrt: Sequence[Node],
     seeds: Sequence[Node | None] | None = None,
+    stopped: Container[Node] = (),
 ) -> tuple[Graph, list[Node | None]]:
     """Append to `graph` the adjoint nodes that compute the cotangents of `wrt`.
 
@@ -65,6 +66,7 @@ def append_adjoint(
         outputs: the nodes to differentiate.
         wrt: inputs or nodes.
         seeds: the outputs' cotangents, nodes of `graph`; None stands for one everywhere.
+        stopped: nodes that count as constants (detached, or computed without recording).
 
     Returns:
         The extended graph (with the primal's outputs), and for each of `wrt` its cotangent, None where no
@@ -75,7 +77,7 @@ def append_adjoint(
     """
     extended = graph.replace()
     builder = GraphBuilder(extended)
-    active = depending_on(graph, wrt)
+    active = depending_on(graph, wrt, stopped)
     wanted = set(wrt)
     found: dict[Node, Any] = {}
     cotangents: dict[Node, Any] = {}

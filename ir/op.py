@@ -76,7 +76,7 @@ class Rule:
         ct: Any,
         out: Any,
         operands: Sequence[Any],
-        types: Sequence[TensorType],
+        types: Any,
         attrs: dict[str, Any],
     ) -> Any:
         values = [out if i < 0 else operands[i] for i in self.reads]
@@ -195,7 +195,7 @@ class Op:
         ct: Any,
         out: Any,
         operands: Sequence[Any],
-        types: Sequence[TensorType],
+        types: Sequence[TensorType] | None,
         attrs: dict[str, Any],
     ) -> Any:
         """The cotangent of operand `index`, given that of the result: one step of reverse mode.
@@ -206,7 +206,8 @@ class Op:
             ct: cotangent of the result.
             out: the result, if the rule reads it (see `reads`), else anything.
             operands: likewise the operands.
-            types: types of all operands.
+            types: types of all operands; may be None for a pointwise op that reads no types, if no
+                operand was broadcast.
             attrs: the op's attributes.
 
         Returns:
@@ -225,7 +226,7 @@ class Op:
         result = rule(ct, out, operands, types, attrs)
         if not rule.takes_ct:
             result = _scale(ct, result)
-        return unbroadcast(result, types[index].shape)
+        return result if types is None else unbroadcast(result, types[index].shape)
 
     def push(
         self,

@@ -7,7 +7,7 @@ whether they are right. Start reading at :func:`parse`.
 
 from __future__ import annotations
 
-import json
+import ast
 import re
 from typing import Any, NoReturn
 
@@ -19,11 +19,12 @@ from .types import TensorType, dtype_named
 _BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
 _SPACES = re.compile(r"[ \t]*")
 _NAME = re.compile(r"%([\w.]+)")
-_GRAPH_NAME = re.compile(r'@(?:([\w.<>-]+)|("(?:[^"\\\n]|\\.)*"))')
+_QUOTED = r"""(?:"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""
+_GRAPH_NAME = re.compile(rf"@(?:([\w.<>-]+)|({_QUOTED}))")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _TYPE = re.compile(r"(\w+)\[([\d, ]*)\]")
 _NUMBER = re.compile(r"[+-]?(?:inf\b|nan\b|\d+(\.\d*)?([eE][+-]?\d+)?|(\.\d+)([eE][+-]?\d+)?)")
-_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
+_STRING = re.compile(_QUOTED)
 _WORDS: dict[str, Any] = {"True": True, "False": False, "None": None}
 
 
@@ -86,7 +87,7 @@ class _Parser:
         self.expect("graph")
         self.skip()
         name = self.take(_GRAPH_NAME, "a graph name such as @f")
-        graph = Graph(name[1] if name[1] is not None else json.loads(name[2]))
+        graph = Graph(name[1] if name[1] is not None else ast.literal_eval(name[2]))
         graph.inputs = self.parse_inputs()
         self.expect("->")
         output_types, at_types = self.parse_output_types()
@@ -252,7 +253,7 @@ class _Parser:
         found = _STRING.match(self.text, self.position)
         if found is not None:
             self.position = found.end()
-            return json.loads(found[0])
+            return ast.literal_eval(found[0])
         at = self.position
         word = self.take(_WORD, "a value")[0]
         if word in _WORDS:

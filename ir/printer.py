@@ -8,7 +8,6 @@ reading at :func:`show`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -40,7 +39,7 @@ def show(graph: Graph, *, locations: bool = True) -> str:
     if locations:
         lines = _aligned(lines, _comments(graph, names))
     outputs = ", ".join(f"%{names[x]}" for x in graph.outputs)
-    name = graph.name if _PLAIN_NAME.fullmatch(graph.name) else json.dumps(graph.name)
+    name = graph.name if _PLAIN_NAME.fullmatch(graph.name) else repr(graph.name)
     lines.insert(0, f"graph @{name}({inputs}) -> ({types}) {{")
     lines += [f"  return {outputs}".rstrip(), "}", ""]
     return "\n".join(lines)
@@ -89,15 +88,13 @@ def format_value(value: Any) -> str:
         IRError: a value of this class has no text form.
     """
     kind = value.__class__
-    if kind is float or kind is int or kind is bool or value is None:
+    if kind is float or kind is int or kind is bool or kind is str or value is None:
         return repr(value)
     if kind is tuple:
         items = ", ".join([format_value(item) for item in value])
         return f"({items},)" if len(value) == 1 else f"({items})"
     if kind is DType:
         return value.name
-    if kind is str:
-        return json.dumps(value)
     if isinstance(value, np.generic):
         return format_value(value.item())
     raise IRError(f"an attribute of {kind.__name__} has no text form: {value!r}")

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import VerificationError
+from .errors import IRError, VerificationError
 from .graph import Graph, Node
-from .printer import Names, describe_origin, format_node, value_names
+from .printer import Names, describe_origin, format_node, format_value, value_names
 from .types import TensorType
 
 Problem = tuple[Node, str]
@@ -43,12 +43,19 @@ def _report(graph: Graph, node: Node, message: str, after: str | None) -> str:
     lines = [f"{title}: {_label(node, names)} {message}"]
     at = next((i for i, other in enumerate(graph.nodes) if other is node), None)
     if at is None:
-        lines.append(f"  > {format_node(node, names)}")
+        lines.append(f"  > {_show(node, names)}")
     else:
         for i in range(max(0, at - _CONTEXT), min(len(graph.nodes), at + _CONTEXT + 1)):
             mark = ">" if i == at else " "
-            lines.append(f"  {mark} {format_node(graph.nodes[i], names)}")
+            lines.append(f"  {mark} {_show(graph.nodes[i], names)}")
     return "\n".join(lines)
+
+
+def _show(node: Node, names: Names) -> str:
+    try:
+        return format_node(node, names)
+    except IRError:
+        return f"%{names.get(node, '?')}: {node.type} = {node.op.name}{node.attrs}"
 
 
 def _label(node: Node, names: Names) -> str:
@@ -110,16 +117,16 @@ def check_arity(graph: Graph) -> Iterator[Problem]:
 
 
 def check_attrs(graph: Graph) -> Iterator[Problem]:
-    """Exactly the attributes of the op, with hashable values."""
+    """Exactly the attributes of the op, with values that have a text form."""
     for node in graph.nodes:
         if node.attrs.keys() != set(node.op.attrs):
             given, declared = sorted(node.attrs), sorted(node.op.attrs)
             yield node, f"has the attributes {given}, but {node.op.name} takes {declared}"
         for name, value in node.attrs.items():
             try:
-                hash(value)
-            except TypeError:
-                yield node, f"has an attribute {name} that is not hashable: {value!r}"
+                format_value(value)
+            except IRError as error:
+                yield node, f"has a wrong {name}: {error}"
 
 
 def check_constants(graph: Graph) -> Iterator[Problem]:

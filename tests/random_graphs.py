@@ -1,9 +1,14 @@
-"""Hypothesis strategies for random graphs: well-typed by construction, small, with awkward shapes and constants."""
+"""Random graphs: well-typed by construction, small, with awkward shapes and constants.
+
+Drawn from a seed rather than choice by choice, which gives larger graphs; a failing one shrinks to the fewest steps.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from hypothesis import strategies as st
 
@@ -20,9 +25,7 @@ from tracegrad.ir.types import (
     uint8,
 )
 
-EXTENTS = st.sampled_from([0, 1, 1, 2, 3, 3, 4])
-SHAPES = st.lists(EXTENTS, max_size=3).map(tuple)
-NONEMPTY_SHAPES = st.lists(st.sampled_from([1, 2, 3]), max_size=3).map(tuple)
+T = TypeVar("T")
 
 SMOOTH_UNARY = ("sin", "cos", "tanh", "sigmoid", "atan", "neg", "asinh", "erf")
 ROUGH_UNARY = ("abs", "sign", "floor", "ceil", "trunc", "round", "sqrt", "exp", "log", "rsqrt")
@@ -35,47 +38,65 @@ SMOOTH_CONSTANTS = (0.0, -0.0, 1.0, -1.0, 2.0, 0.5, -0.25, 0.75)
 class _Grower:
     """A graph that grows by random steps. `smooth` keeps to ops with derivatives everywhere."""
 
-    def __init__(self, draw: st.DrawFn, dtypes: tuple[DType, ...], smooth: bool) -> None:
-        self.draw = draw
+    def __init__(self, seed: int, dtypes: tuple[DType, ...], smooth: bool) -> None:
+        self.random = random.Random(seed)
         self.dtypes = dtypes
         self.smooth = smooth
         self.builder = GraphBuilder("random")
         self.values: list[Node] = []
-        self.shapes = NONEMPTY_SHAPES if smooth else SHAPES
+        self.extents = (1, 2, 3) if smooth else (1, 1, 2, 3, 3, 4) * 4 + (0,)
+
+    def choose(self, options: Sequence[T]) -> T:
+        return self.random.choice(options)
+
+    def flip_coin(self) -> bool:
+        return self.random.random() < 0.5
+
+    def between(self, low: int, high: int) -> int:
+        return self.random.randint(low, high)
+
+    def shape(self) -> Shape:
+        return tuple(self.choose(self.extents) for _ in range(self.between(0, 3)))
+
+    def extent(self) -> int:
+        return self.choose((1, 1, 2, 3, 4))
 
     def pick(self, accept: Callable[[Node], bool] = lambda node: True) -> Node | None:
+        """A random value that is accepted, rather a recent one."""
         candidates = [node for node in self.values if accept(node)]
-        return self.draw(st.sampled_from(candidates)) if candidates else None
+        if not candidates:
+            return None
+        return self.choose(candidates[-3:] if self.flip_coin() else candidates)
 
     def emit(self, op: str, *inputs: Node, **attrs: object) -> None:
         self.values.append(self.builder.emit(registered(op), inputs, attrs))
 
     def add_input(self) -> None:
-        dtype = self.draw(st.sampled_from(self.dtypes))
-        self.values.append(self.builder.input(TensorType(dtype, self.draw(self.shapes))))
+        dtype = self.choose(self.dtypes)
+        self.values.append(self.builder.input(TensorType(dtype, self.shape())))
 
     def step(self) -> None:
         steps = [
-            self.unary, self.binary, self.binary, self.constant, self.constant, self.broadcast,
+            self.unary, self.unary, self.unary, self.binary, self.binary, self.binary, self.constant, self.constant, self.broadcast,
             self.reshape, self.permute, self.slice, self.update, self.reduce, self.concat,
             self.flip, self.pad, self.matmul, self.take, self.zeros,
         ]  # fmt: skip
         if not self.smooth:
-            steps += [self.compare, self.choose, self.choose, self.cast, self.logic]
-        self.draw(st.sampled_from(steps))()
+            steps += [self.compare, self.select, self.select, self.cast, self.logic]
+        self.choose(steps)()
 
     def constant(self) -> None:
-        dtype = self.draw(st.sampled_from(self.dtypes))
+        dtype = self.choose(self.dtypes)
         if dtype.is_floating:
-            values = st.sampled_from(SMOOTH_CONSTANTS if self.smooth else FLOAT_CONSTANTS)
+            values: tuple[float, ...] = SMOOTH_CONSTANTS if self.smooth else FLOAT_CONSTANTS
         else:
-            values = st.sampled_from((0, 1, 2, 7))
-        shape = self.draw(self.shapes)
-        if self.draw(st.booleans()):
-            self.values.append(self.builder.full(shape, self.draw(values), dtype))
+            values = (0, 1, 2, 7)
+        shape = self.shape()
+        if self.flip_coin():
+            self.values.append(self.builder.full(shape, self.choose(values), dtype))
             return
         type = TensorType(dtype, shape)
-        elements = self.draw(st.lists(values, min_size=type.size, max_size=type.size))
+        elements = [self.choose(values) for _ in range(type.size)]
         value = tuple(dtype.np.type(element).item() for element in elements)
         if shape:
             self.values.append(self.builder.append("const", (), {"value": value}, type))
@@ -89,11 +110,13 @@ class _Grower:
             if x is not None:
                 self.emit("neg", x)
             return
-        names = SMOOTH_UNARY if self.smooth else (*SMOOTH_UNARY, *ROUGH_UNARY)
-        name = self.draw(st.sampled_from((*names, "power")))
+        names = (*SMOOTH_UNARY, "neg", "neg")
+        if not self.smooth:
+            names = (*names, *ROUGH_UNARY)
+        name = self.choose((*names, "power"))
         if name == "power":
             exponents = (1, 2, 3) if self.smooth else (0, 1, 2, -1, 0.5)
-            self.emit("power", x, exponent=self.draw(st.sampled_from(exponents)))
+            self.emit("power", x, exponent=self.choose(exponents))
         else:
             self.emit(name, x)
 
@@ -113,12 +136,12 @@ class _Grower:
             names += ["maximum", "minimum"]
             if pair[0].dtype.is_floating:
                 names.append("div")
-        self.emit(self.draw(st.sampled_from(names)), *pair)
+        self.emit(self.choose(names), *pair)
 
     def compare(self) -> None:
         pair = self.pair(lambda node: node.dtype is not bool_)
         if pair is not None:
-            self.emit(self.draw(st.sampled_from(COMPARISONS)), *pair)
+            self.emit(self.choose(COMPARISONS), *pair)
 
     def logic(self) -> None:
         pair = self.pair(lambda node: not node.dtype.is_floating)
@@ -127,10 +150,10 @@ class _Grower:
         names = ["bit_and", "bit_or", "bit_xor", "bit_not"]
         if pair[0].dtype is bool_:
             names += ["eq", "ne"]
-        name = self.draw(st.sampled_from(names))
+        name = self.choose(names)
         self.emit(name, *(pair[:1] if name == "bit_not" else pair))
 
-    def choose(self) -> None:
+    def select(self) -> None:
         pair = self.pair(lambda node: True)
         if pair is None:
             return
@@ -145,10 +168,10 @@ class _Grower:
         x = self.pick()
         assert x is not None
         if x.dtype.is_floating:  # What a float out of range becomes as an integer is undefined.
-            targets = [d for d in (float32, float64, bool_)]
+            targets = [float32, float64, bool_]
         else:
             targets = [bool_, uint8, int32, int64, float32, float64]
-        self.emit("cast", x, dtype=self.draw(st.sampled_from(targets)))
+        self.emit("cast", x, dtype=self.choose(targets))
 
     def broadcast(self) -> None:
         x = self.pick(lambda node: node.ndim <= 3)
@@ -157,10 +180,10 @@ class _Grower:
         shape: list[int] = []
         dims = []
         for extent in x.shape:
-            shape += self.draw(st.lists(EXTENTS.filter(bool), max_size=1))
+            shape += [self.extent()] * self.flip_coin()
             dims.append(len(shape))
-            shape.append(self.draw(EXTENTS.filter(bool)) if extent == 1 else extent)
-        shape += self.draw(st.lists(EXTENTS.filter(bool), max_size=1))
+            shape.append(self.extent() if extent == 1 else extent)
+        shape += [self.extent()] * self.flip_coin()
         if math.prod(shape) <= 200:
             self.emit("broadcast_in_dim", x, shape=tuple(shape), dims=tuple(dims))
 
@@ -171,27 +194,28 @@ class _Grower:
         if size == 0:
             shape = [0]
         for factor in (3, 2, 2, 4, 5):
-            if size and size % factor == 0 and self.draw(st.booleans()):
+            if size and size % factor == 0 and self.flip_coin():
                 shape.append(factor)
                 size //= factor
         if size > 1:
             shape.append(size)
-        shape += self.draw(st.lists(st.just(1), max_size=2))
-        self.emit("reshape", x, shape=tuple(self.draw(st.permutations(shape))))
+        shape += [1] * self.between(0, 2)
+        self.random.shuffle(shape)
+        self.emit("reshape", x, shape=tuple(shape))
 
     def permute(self) -> None:
         x = self.pick()
         assert x is not None
-        self.emit("permute", x, dims=tuple(self.draw(st.permutations(range(x.ndim)))))
+        self.emit("permute", x, dims=tuple(self.random.sample(range(x.ndim), x.ndim)))
 
     def box(self, shape: Shape) -> tuple[Shape, Shape, Shape, Shape]:
         """Random start, limit, stride and sizes inside a shape."""
         starts, limits, strides, sizes = [], [], [], []
         for extent in shape:
-            start = self.draw(st.integers(0, max(0, extent - 1))) if extent else 0
+            start = self.between(0, extent - 1) if extent else 0
             smallest = start + (1 if self.smooth else 0)
-            limit = self.draw(st.integers(smallest, extent)) if extent else 0
-            stride = self.draw(st.sampled_from([1, 1, 2]))
+            limit = self.between(smallest, extent) if extent else 0
+            stride = self.choose((1, 1, 2))
             starts.append(start)
             limits.append(limit)
             strides.append(stride)
@@ -218,18 +242,18 @@ class _Grower:
         x = self.pick(lambda node: node.dtype is not bool_)
         if x is None:
             return
-        axis = tuple(i for i in range(x.ndim) if self.draw(st.booleans()))
+        axis = tuple(i for i in range(x.ndim) if self.flip_coin())
         names = ["sum"]
         if not self.smooth and x.type.size:
             names += ["max", "min"]
-        keepdims = self.draw(st.booleans())
-        self.emit(self.draw(st.sampled_from(names)), x, axis=axis, keepdims=keepdims)
+        keepdims = self.flip_coin()
+        self.emit(self.choose(names), x, axis=axis, keepdims=keepdims)
 
     def concat(self) -> None:
         x = self.pick(lambda node: node.ndim > 0)
         if x is None:
             return
-        axis = self.draw(st.integers(0, x.ndim - 1))
+        axis = self.between(0, x.ndim - 1)
 
         def fits(node: Node) -> bool:
             return (
@@ -241,22 +265,22 @@ class _Grower:
                 )
             )
 
-        others = [self.pick(fits) for _ in range(self.draw(st.integers(0, 2)))]
+        others = [self.pick(fits) for _ in range(self.between(0, 2))]
         self.emit("concat", x, *(node for node in others if node is not None), axis=axis)
 
     def flip(self) -> None:
         x = self.pick()
         assert x is not None
-        self.emit("flip", x, axes=tuple(i for i in range(x.ndim) if self.draw(st.booleans())))
+        self.emit("flip", x, axes=tuple(i for i in range(x.ndim) if self.flip_coin()))
 
     def pad(self) -> None:
         x = self.pick(lambda node: node.dtype is not bool_ and node.ndim > 0)
         if x is None:
             return
         low, high = (
-            tuple(self.draw(st.integers(0, 2)) for _ in range(x.ndim)) for _ in range(2)
+            tuple(self.between(0, 2) for _ in range(x.ndim)) for _ in range(2)
         )
-        value = 1.5 if x.dtype.is_floating and self.draw(st.booleans()) else 0
+        value = 1.5 if x.dtype.is_floating and self.flip_coin() else 0
         self.emit("pad", x, low=low, high=high, value=value)
 
     def matmul(self) -> None:
@@ -273,16 +297,15 @@ class _Grower:
         x = self.pick(lambda node: node.ndim > 0 and node.type.size > 0)
         if x is None:
             return
-        axis = self.draw(st.integers(0, x.ndim - 1))
-        positions = st.integers(0, x.shape[axis] - 1)
-        index = self.draw(st.lists(positions, min_size=1, max_size=3))
+        axis = self.between(0, x.ndim - 1)
+        index = [self.between(0, x.shape[axis] - 1) for _ in range(self.between(1, 3))]
         type = TensorType(int64, (len(index),))
         self.emit("take", x, self.builder.append("const", (), {"value": tuple(index)}, type), axis=axis)
 
     def zeros(self) -> None:
         x = self.pick(lambda node: node.dtype is not bool_)
         if x is not None:
-            self.emit("zeros", x, shape=self.draw(self.shapes))
+            self.emit("zeros", x, shape=self.shape())
 
 
 def _broadcastable(a: Shape, b: Shape) -> bool:
@@ -293,31 +316,37 @@ def _broadcastable(a: Shape, b: Shape) -> bool:
     return True
 
 
-@st.composite
+def grow_graph(seed: int, steps: int, smooth: bool, dtypes: tuple[DType, ...]) -> Graph:
+    """A random graph with 1 to 3 inputs and 1 to 10 outputs. A step adds a few nodes at most."""
+    grower = _Grower(seed, dtypes, smooth)
+    for _ in range(1 + seed % 3):
+        grower.add_input()
+    for _ in range(steps):
+        grower.step()
+        if grower.values[-1].type.size > 400:  # Rather a small value and a short test.
+            grower.values.pop()
+    graph = grower.builder.graph
+    used = {x for node in graph.nodes for x in node.inputs}
+    unused = [node for node in grower.values if node not in used]
+    # Nearly everything matters; something is dead.
+    graph = graph.replace(outputs=unused[-10:])
+    verify(graph)
+    return graph
+
+
 def graphs(
-    draw: st.DrawFn,
     *,
     smooth: bool = False,
     dtypes: tuple[DType, ...] = (float64, float64, float32, int64),
-    steps: int = 25,
-) -> Graph:
-    """A random graph with 1 to 3 inputs and outputs; dead nodes are likely.
+    steps: int = 50,
+) -> st.SearchStrategy[Graph]:
+    """Random graphs.
 
     Args:
         smooth: only ops with derivatives of every order everywhere, finite constants, no empty arrays.
         dtypes: element types of inputs and constants.
-        steps: the most steps to grow; a step adds a few nodes at most.
+        steps: the most steps to grow.
     """
-    grower = _Grower(draw, dtypes, smooth)
-    for _ in range(draw(st.integers(1, 3))):
-        grower.add_input()
-    for _ in range(draw(st.integers(1, steps))):
-        grower.step()
-        if grower.values[-1].type.size > 400:  # Rather a small value and a short test.
-            grower.values.pop()
-    count = draw(st.integers(1, 3))
-    recent = grower.values[-6:]
-    outputs = [draw(st.sampled_from(recent)) for _ in range(count)]
-    graph = grower.builder.graph.replace(outputs=outputs)
-    verify(graph)
-    return graph
+    return st.builds(
+        grow_graph, st.integers(0, 2**32 - 1), st.integers(1, steps), st.just(smooth), st.just(dtypes)
+    )

@@ -13,6 +13,7 @@ from typing import Any
 import tracegrad.ir.ops  # noqa: F401  (fills the op registry)
 from tracegrad import methods as _methods  # isort: skip  (completes the Tensor class)
 from tracegrad import autograd, cuda
+from tracegrad.compiler import compile
 from tracegrad.device import Device as device
 from tracegrad.formatting import set_printoptions
 from tracegrad.grad_mode import enable_grad, is_grad_enabled, no_grad, set_grad_enabled

@@ -11,38 +11,54 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 import numpy as np
 
-from tracegrad.node import Node, OpNode, VersionCounter, node_class
+from tracegrad.node import Edge, Node, OpNode, VersionCounter, new_op_node, node_class, present
 from tracegrad.grad_mode import state
 from tracegrad.ir import events
 from tracegrad.ir.location import SourceLocation, current_location, is_internal
 from tracegrad.ir.numpy_errors import restore, silence
-from tracegrad.ir.op import Op
+from tracegrad.ir.op import Op, registered
 from tracegrad.ir.ops.selection import cast
 from tracegrad.ir.types import TensorType, from_numpy_dtype
+from tracegrad import tensor as _tensor
 from tracegrad.tensor import Tensor, new_tensor
 
 NO_ATTRS: dict[str, Any] = {}
 _ndarray = np.ndarray
 _files: dict[str, bool] = {}
+_types: dict[tuple[np.dtype, tuple[int, ...]], TensorType] = {}
+_MAX_TYPES = 4096
 
 
 def user_location() -> SourceLocation | None:
-    """The user's line that is running. About 0.2 us: nothing is decoded before it is printed."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        code = frame.f_code
-        internal = _files.get(code.co_filename)
-        if internal is None:
-            internal = _files[code.co_filename] = is_internal(code.co_filename)
-        if not internal:
-            return SourceLocation(code, frame.f_lasti)
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
+    """The user's line that is running."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and _is_internal(frame.f_code):
+        frame = frame.f_back
+    return None if frame is None else SourceLocation(frame.f_code, frame.f_lasti)
+
+
+def _is_internal(code: CodeType) -> bool:
+    internal = _files.get(code.co_filename)
+    if internal is None:
+        internal = _files[code.co_filename] = is_internal(code.co_filename)
+    return internal
+
+
+def _type_of_array(array: np.ndarray) -> TensorType:
+    """The type of an array; the same object for the same type, mostly."""
+    key = array.dtype, array.shape
+    found = _types.get(key)
+    if found is None:
+        if len(_types) >= _MAX_TYPES:
+            _types.clear()
+        found = _types[key] = TensorType(from_numpy_dtype(array.dtype), array.shape)
+    return found
 
 
 def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS) -> Tensor:
@@ -56,14 +72,17 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS) -> 
     for x in operands:
         data = getattr(x, "_data", x)
         arrays.append(data)
-        if data is not x and x._requires_grad:
-            needs_grad = True
+        if data is not x:
+            if x._base is not None and x._counter.value != x._view_version:
+                refresh_view(x)
+            if x._requires_grad:
+                needs_grad = True
     listening = events.active
     if listening:
         begin = events.now()
     token = silence()
     try:
-        data = op.eval(*arrays, **attrs)
+        data = op.eval(*arrays, **attrs) if attrs else op.eval(*arrays)
     except Exception:
         check_types(op, operands, attrs)
         raise
@@ -72,7 +91,7 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS) -> 
     if data.__class__ is not _ndarray:
         data = np.asarray(data)
     out = new_tensor(data)
-    if needs_grad and state.grad and data.dtype.kind == "f" and op.differentiable:
+    if needs_grad and state.grad and data.dtype.kind == "f":
         record(op, operands, attrs, out)
     if state.trace is not None:
         state.trace.record(op, operands, attrs, out)
@@ -83,20 +102,12 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS) -> 
 
 def record(op: Op, operands: Sequence[Any], attrs: dict[str, Any], out: Tensor) -> None:
     """Give `out` the record of how it was made, keeping exactly what the derivative rule reads."""
-    data = out._data
     edges: list[Any] = []
     numbers = None
-    needed = []
-    types: list[TensorType | None] = []
+    needed = 0
     for x in operands:
-        if not isinstance(x, Tensor):
-            edges.append(None)
-            needed.append(False)
-            types.append(None)
-            continue
-        array = x._data
-        types.append(TensorType(from_numpy_dtype(array.dtype), array.shape))
-        if x._requires_grad:
+        edge = None
+        if isinstance(x, Tensor) and x._requires_grad:
             edge = x._grad_fn
             if edge is None:
                 edge = x
@@ -104,32 +115,80 @@ def record(op: Op, operands: Sequence[Any], attrs: dict[str, Any], out: Tensor) 
                 if numbers is None:
                     numbers = [0] * len(operands)
                 numbers[len(edges)] = x._output_nr
-            edges.append(edge)
-            needed.append(True)
-        else:
-            edges.append(None)
-            needed.append(False)
-    node = node_class(op)(op, attrs, tuple(edges), tuple(types), user_location())
+            needed |= 1 << len(edges)
+        edges.append(edge)
+    plan = _plans.get((op, needed))
+    if plan is None:
+        plan = _make_plan(op, needed, len(edges))
+    cls, reads_out, reads, plain = plan
+    if cls is None:
+        return
+    data = out._data
+    # Where no operand was broadcast, pointwise rules need no types.
+    types = None if plain and _of_shape(operands, data.shape) else _types_of(operands)
+    node = new_op_node(cls, op, attrs, tuple(edges), types)
     if numbers is not None:
         node.numbers = tuple(numbers)
-    reads_out, reads = op_reads(op, tuple(needed))
-    if any(reads):
-        node.saved = tuple(x if wanted else None for x, wanted in zip(operands, reads, strict=True))
-        node.versions = tuple(x._version if isinstance(x, Tensor) else 0 for x in node.saved)
+    if reads:
+        saved: list[Any] = [None] * len(edges)
+        changed = False
+        for index in reads:
+            x = saved[index] = operands[index]
+            if isinstance(x, Tensor) and x._counter is not None and x._counter.value:
+                changed = True
+        node.saved = tuple(saved)
+        if changed:
+            node.versions = tuple([x._version if isinstance(x, Tensor) else 0 for x in saved])
     else:
         node.saved = ()
     if reads_out:
         node.saved_out = data
-        node.out_counter = out._version_counter()
-        node.out_version = 0
+    # The user's line: two frames up is the function that applied the op.
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        internal = _files.get(code.co_filename)
+        if internal is None:
+            internal = _is_internal(code)
+        if not internal:
+            node.code = code
+            node.instruction = frame.f_lasti
+            break
+        frame = frame.f_back
     out._grad_fn = node
     out._requires_grad = True
 
 
-@functools.lru_cache(maxsize=4096)
-def op_reads(op: Op, needed: tuple[bool, ...]) -> tuple[bool, tuple[bool, ...]]:
-    """`Op.reads`, remembered: (whether the rule reads the result, for each operand whether it does)."""
-    return op.reads(needed)
+_Plan = tuple[type[OpNode] | None, bool, tuple[int, ...], bool]
+_plans: dict[tuple[Op, int], _Plan] = {}
+
+
+def _make_plan(op: Op, needed: int, count: int) -> _Plan:
+    """How to record `op`, where bit i of `needed` says that operand i requires grad.
+
+    Returns:
+        The class of the record (None: there is no derivative), whether the rule reads the result, which operands
+        it reads, and whether it is pointwise and reads no types.
+    """
+    plan: _Plan = None, False, (), False
+    if op.differentiable:
+        reads_out, reads = op.reads([bool(needed >> i & 1) for i in range(count)])
+        plain = op.kind == "pointwise" and not any(rule.types for rule in op.rules if rule is not None)
+        plan = node_class(op), reads_out, tuple(i for i, wanted in enumerate(reads) if wanted), plain
+    _plans[op, needed] = plan
+    return plan
+
+
+def _of_shape(operands: Sequence[Any], shape: tuple[int, ...]) -> bool:
+    """Whether all Tensors among the operands have this shape."""
+    for x in operands:
+        if isinstance(x, Tensor) and x._data.shape != shape:
+            return False
+    return True
+
+
+def _types_of(operands: Sequence[Any]) -> tuple[TensorType | None, ...]:
+    return tuple([_type_of_array(x._data) if isinstance(x, Tensor) else None for x in operands])
 
 
 def check_types(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> None:
@@ -149,6 +208,8 @@ def apply_view(op: Op, x: Tensor, attrs: dict[str, Any]) -> Tensor:
         out._data = made = source.view()
     if made.base is not None and (made.base is source or made.base is source.base):
         share_storage(out, x)
+        if state.grad:
+            out._view = x, op, attrs
     return out
 
 
@@ -158,6 +219,34 @@ def share_storage(view: Tensor, x: Tensor) -> None:
     view._base = x if base is None else base
     view._counter = x._version_counter()
     view._view_version = view._counter.value
+
+
+def refresh_view(view: Tensor) -> None:
+    """Renew the history of a view whose storage was changed in place since the view was recorded.
+
+    What it shows now came about through its base, so it is recorded as a view of the base as it is now. Views
+    made under `no_grad` have no history to renew.
+    """
+    stale = []
+    while view._base is not None and view._view is not None:
+        if view._counter.value == view._view_version:
+            break
+        stale.append(view)
+        view = view._view[0]
+    for view in reversed(stale):
+        parent, op, attrs = view._view
+        view._view_version = view._counter.value
+        if parent._requires_grad:
+            record(op, (parent,), attrs, view)
+            view._output_nr = 0
+            present(view._grad_fn, "AsStridedBackward0", ((_edge_of(parent), parent._output_nr),))
+
+
+def _edge_of(x: Tensor) -> Edge:
+    """Where gradients with respect to `x` go."""
+    if not x._requires_grad:
+        return None
+    return x if x._grad_fn is None else x._grad_fn
 
 
 def apply_in_place(op: Op, x: Tensor, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS) -> Tensor:
@@ -184,20 +273,33 @@ def apply_in_place(op: Op, x: Tensor, operands: Sequence[Any], attrs: dict[str, 
     return store(x, apply(op, operands, attrs))
 
 
+_NO_GRAD_VIEW = (
+    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. Given that this "
+    "use case is ambiguous and error-prone, it is forbidden. You can clarify your code by moving both the view "
+    "and the inplace either both inside the no_grad block (if you don't want the inplace to be tracked) or both "
+    "outside (if you want the inplace to be tracked)."
+)
+
+
 def check_in_place(x: Tensor) -> None:
     """Raise torch's error if `x` may not be changed in place."""
+    if x._base is not None and x._counter.value != x._view_version:
+        refresh_view(x)
     if state.grad and x._requires_grad:
         if x._grad_fn is None:
             raise RuntimeError(
                 "a leaf Variable that requires grad is being used in an in-place operation.\n"
                 "Update it inside `with tracegrad.no_grad():`, or work on a copy: `y = x.clone()`."
             )
-        base = x._base
-        if base is not None and base._grad_fn is None and base._requires_grad:
+    base = x._base
+    if state.grad and base is not None and base._requires_grad:
+        if base._grad_fn is None and x._requires_grad:
             raise RuntimeError(
                 "a view of a leaf Variable that requires grad is being used in an in-place operation.\n"
                 "Update it inside `with tracegrad.no_grad():`, or work on a copy: `y = x.clone()`."
             )
+        if x._view is None:
+            raise RuntimeError(_NO_GRAD_VIEW)
     if not x._data.flags.writeable:
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a single "
@@ -220,26 +322,74 @@ def store(x: Tensor, value: Tensor) -> Tensor:
             )
         value = apply(cast, (value,), {"dtype": own})
         data = value._data
-    if value._requires_grad and x._base is not None:
-        raise RuntimeError(
-            "in-place operations that are recorded for autograd on a view are not supported by tracegrad "
-            "yet.\nChange the whole tensor instead (x[...] = y on the base), or build a new one with "
-            "where/cat/stack."
-        )
+    if x._requires_grad and not value._requires_grad and state.grad:
+        value = _overwritten(x, value)
     target[...] = data
     bump_version(x)
     if value._requires_grad:
-        x._grad_fn = value._grad_fn
-        x._output_nr = value._output_nr
-        x._requires_grad = True
-    elif not (x._grad_fn is None and x._requires_grad):
-        # Under grad mode the new value has no history; without it x keeps what it had, as in torch.
-        if state.grad:
-            x._grad_fn = None
-            x._requires_grad = False
+        if x._base is None:
+            x._grad_fn = value._grad_fn
+            x._output_nr = value._output_nr
+            x._requires_grad = True
+        else:
+            _rebase(x, value)
     if state.trace is not None:
         state.trace.store(x, value)
     return x
+
+
+def _overwritten(x: Tensor, value: Tensor) -> Tensor:
+    """`value` with a history in which `x`, that had one, is replaced by it: gradients to `x` are zero."""
+    out = new_tensor(value._data)
+    shape = value._data.shape
+    attrs = {"start": (0,) * len(shape), "sizes": shape, "stride": (1,) * len(shape)}
+    record(_slice_update, (x, value), attrs, out)
+    present(out._grad_fn, "CopyBackwards", ((_edge_of(x), x._output_nr), (None, 0)))
+    trace = state.trace
+    if trace is not None and trace.failure is None:
+        trace.alias(out, value)
+        trace.records[out._grad_fn] = trace.value_of(value)
+    return out
+
+
+def _rebase(view: Tensor, value: Tensor) -> None:
+    """Give the base of `view` the history of `view` being overwritten with `value`: torch's CopySlices.
+
+    Step by step from the view to its base, the changed part is put back into the whole. Memory is shared, so
+    there is nothing to compute, only to record. Views renew their own history when they are used next.
+    """
+    base = view._base
+    others = [] if value._grad_fn is None else list(_edges_beside(value._grad_fn, view))
+    first = _edge_of(base), base._output_nr
+    part = value
+    while view._base is not None:
+        parent, op, attrs = view._view
+        whole = new_tensor(parent._data)
+        if op is _slice:
+            box = {"start": attrs["start"], "sizes": view._data.shape, "stride": attrs["stride"]}
+            record(_slice_update, (parent, part), box, whole)
+        elif op is _permute:
+            dims = attrs["dims"]
+            inverse = tuple(sorted(range(len(dims)), key=dims.__getitem__))
+            record(op, (part,), {"dims": inverse}, whole)
+        else:
+            record(_reshape, (part,), {"shape": parent._data.shape}, whole)
+        part, view = whole, parent
+    base._grad_fn = part._grad_fn
+    base._output_nr = 0
+    base._requires_grad = True
+    present(part._grad_fn, "CopySlices", (first, *others))
+
+
+def _edges_beside(node: Node, view: Tensor) -> Iterator[tuple[Edge, int]]:
+    """What else than the view itself a new value of the view was computed from."""
+    own = view._grad_fn
+    skipped = own is None
+    for edge, number in node.shown_edges():
+        if not skipped and edge is own:
+            skipped = True
+        else:
+            yield edge, number
 
 
 def _type_word(dtype: Any) -> str:
@@ -253,6 +403,13 @@ def bump_version(x: Tensor) -> None:
     counter: VersionCounter = x._version_counter()
     counter.value += 1
     counter.location = current_location(2)
+
+
+_slice = registered("slice")
+_slice_update = registered("slice_update")
+_reshape = registered("reshape")
+_permute = registered("permute")
+_tensor.refresh_view = refresh_view
 
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -271,14 +428,11 @@ def composite(name: str) -> Callable[[T], T]:
             out = function(*args, **kwargs)
             if out._requires_grad:
                 node = out._grad_fn
-                if node is not None and node.composite is None:
-                    edges = []
-                    for x in (*args, *kwargs.values()):
-                        if isinstance(x, Tensor):
-                            edge = (x._grad_fn or x) if x._requires_grad else None
-                            edges.append((edge, x._output_nr))
+                if isinstance(node, OpNode):
+                    operands = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+                    edges = tuple([(_edge_of(x), x._output_nr) for x in operands])
                     if not any(edge is node for edge, _ in edges):
-                        node.composite = (name, tuple(edges))
+                        present(node, name, edges)
             return out
 
         return wrapped  # type: ignore[return-value]

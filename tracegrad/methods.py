@@ -11,7 +11,7 @@ from typing import Any
 from tracegrad import random, tensor
 from tracegrad.autograd.backward import backward
 from tracegrad.dispatch import apply
-from tracegrad.ir.op import registered
+from tracegrad.ir.op import Op, registered
 from tracegrad.ops import (
     conversion,
     creation,
@@ -57,13 +57,23 @@ def _tensor_backward(
     backward(self, gradient, retain_graph, create_graph, inputs=inputs)
 
 
-def _operand_or_not(function: Callable[..., Any]) -> Callable[..., Any]:
-    """An operator that leaves unknown types to the other operand."""
+def _operator(function: Callable[..., Any], op: Op | None = None) -> Callable[..., Any]:
+    """An operator that leaves unknown types to the other operand.
+
+    Args:
+        function: what it does.
+        op: if given, two Tensors of one floating dtype need nothing but this op. This is the short way.
+    """
 
     def operator(self: Tensor, other: Any) -> Any:
-        if isinstance(other, Tensor) or is_number(other):
-            return function(self, other)
-        return NotImplemented
+        if other.__class__ is Tensor:
+            if op is not None:
+                dtype = self._data.dtype
+                if dtype is other._data.dtype and dtype.kind == "f":
+                    return apply(op, (self, other))
+        elif not (isinstance(other, Tensor) or is_number(other)):
+            return NotImplemented
+        return function(self, other)
 
     operator.__name__ = function.__name__
     return operator
@@ -93,6 +103,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "matmul": linalg.matmul,
 }
 
+_PLAIN = {name: registered(op) for name, op in (("add", "add"), ("sub", "sub"), ("mul", "mul"), ("truediv", "div"))}
 COMPARISONS = {"lt": ew.lt, "le": ew.le, "gt": ew.gt, "ge": ew.ge, "eq": ew.eq, "ne": ew.ne}
 
 ELEMENTWISE = (
@@ -172,10 +183,10 @@ def attach() -> None:
     for name in IN_PLACE:
         setattr(Tensor, name + "_", ew.in_place(getattr(ew, name)))
     for name, function in OPERATORS.items():
-        setattr(Tensor, f"__{name}__", _operand_or_not(function))
+        setattr(Tensor, f"__{name}__", _operator(function, _PLAIN.get(name)))
         setattr(Tensor, f"__r{name}__", _reflected(function))
     for name, function in COMPARISONS.items():
-        setattr(Tensor, f"__{name}__", _operand_or_not(function))
+        setattr(Tensor, f"__{name}__", _operator(function, _PLAIN.get(name)))
     in_place = {
         "add": "add_", "sub": "sub_", "mul": "mul_", "truediv": "div_", "floordiv": "floor_divide_",
         "mod": "remainder_", "pow": "pow_", "and": "bitwise_and_", "or": "bitwise_or_", "xor": "bitwise_xor_",

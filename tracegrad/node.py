@@ -8,8 +8,10 @@ them backwards.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,7 +85,8 @@ class Node:
         edges: for each operand where it came from.
         numbers: which output of that Node, where it is not 0 for all; else None.
         sequence: later records have larger ones.
-        location: the user's line.
+        composite: the edges that users see, where they are not `edges`; see `present`.
+        code, instruction: where the user's program was; or `code` is a SourceLocation.
         outputs: how many results there are; cotangents of a Node with several come as a list.
         tensor_hooks: hooks on the cotangent of output ``number``: {number: {key: hook}}.
         pre_hooks, post_hooks: hooks on the whole record.
@@ -92,9 +95,10 @@ class Node:
     __slots__ = (
         "__weakref__",
         "_metadata",
+        "code",
         "composite",
         "edges",
-        "location",
+        "instruction",
         "numbers",
         "post_hooks",
         "pre_hooks",
@@ -107,9 +111,10 @@ class Node:
     def __init__(self, edges: tuple[Edge, ...], location: SourceLocation | None) -> None:
         self.edges = edges
         self.numbers: tuple[int, ...] | None = None
-        self.location = location
+        self.code: CodeType | SourceLocation | None = location
+        self.instruction = -1
         self.sequence = next_sequence()
-        self.composite: tuple[str, tuple[tuple[Edge, int], ...]] | None = None
+        self.composite: tuple[tuple[Edge, int], ...] | None = None
         self.tensor_hooks: dict[int, dict[int, Callable[..., Any]]] | None = None
         self.pre_hooks: dict[int, Callable[..., Any]] | None = None
         self.post_hooks: dict[int, Callable[..., Any]] | None = None
@@ -118,7 +123,17 @@ class Node:
 
     def name(self) -> str:
         """torch's name of the record, such as ``SinBackward0``."""
-        return type(self).__name__ if self.composite is None else self.composite[0]
+        return type(self).__name__
+
+    def __repr__(self) -> str:
+        return f"<{self.name()} object at {id(self):#x}>"
+
+    @property
+    def location(self) -> SourceLocation | None:
+        """The user's line."""
+        if isinstance(self.code, CodeType):
+            return SourceLocation(self.code, self.instruction)
+        return self.code
 
     @property
     def metadata(self) -> dict[Any, Any]:
@@ -130,12 +145,13 @@ class Node:
     @property
     def next_functions(self) -> tuple[tuple[Node | None, int], ...]:
         """The records of the operands, as torch shows them: (record, output number) or (None, 0)."""
+        return tuple((as_node(edge), number) for edge, number in self.shown_edges())
+
+    def shown_edges(self) -> Sequence[tuple[Edge, int]]:
+        """The edges that users see: those of the whole composition where this is its last record."""
         if self.composite is not None:
-            edges: Sequence[tuple[Edge, int]] = self.composite[1]
-        else:
-            numbers = self.numbers or (0,) * len(self.edges)
-            edges = tuple(zip(self.edges, numbers, strict=True))
-        return tuple((as_node(edge), number) for edge, number in edges)
+            return self.composite
+        return tuple(zip(self.edges, self.numbers or (0,) * len(self.edges), strict=True))
 
     def register_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call ``hook(grad_inputs, grad_outputs)`` after this record ran; it may replace grad_inputs."""
@@ -162,6 +178,9 @@ class Node:
 
     def release(self) -> None:
         """Forget the saved values."""
+
+    def watch(self, array: np.ndarray, counter: VersionCounter) -> None:
+        """The result, whose memory is `array`, has got a version counter."""
 
 
 def name_of_op(op: Op) -> str:
@@ -193,10 +212,22 @@ def node_class(op: Op) -> type[OpNode]:
     """The class of the records of `op`: one per op, so that ``type(x.grad_fn).__name__`` is torch's."""
     found = _classes.get(op)
     if found is None:
-        name = _TORCH_NAMES.get(op.name) or name_of_op(op)
-        found = type(name, (OpNode,), {"__slots__": (), "__module__": OpNode.__module__})
-        _classes[op] = found
+        found = _classes[op] = _class_named(_TORCH_NAMES.get(op.name) or name_of_op(op))
     return found
+
+
+@functools.lru_cache(maxsize=None)
+def _class_named(name: str) -> type[OpNode]:
+    return type(name, (OpNode,), {"__slots__": (), "__module__": OpNode.__module__})
+
+
+def present(node: OpNode, name: str, edges: tuple[tuple[Edge, int], ...]) -> None:
+    """Have a record shown to users under another name, with other edges: those of a composition of ops.
+
+    Only what users see changes; the sweep follows the true edges.
+    """
+    node.__class__ = _class_named(name)
+    node.composite = edges
 
 
 class OpNode(Node):
@@ -204,63 +235,57 @@ class OpNode(Node):
 
     Attributes:
         op, attrs: what was applied.
-        types: types of the operands that need a cotangent (others None).
+        types: types of the operands (None for numbers); None if the rules do not need them.
         saved: the operands that the rule reads, as Tensors or numbers; None after release.
-        versions: the version of each saved Tensor when it was saved.
-        saved_out: the result's array, if the rule reads it, with its type.
+        versions: the version of each saved Tensor when it was saved; None if all were 0.
+        saved_out: the result's array, if the rule reads it.
+        out_counter: the version counter of `saved_out`; None as long as nobody could have changed it.
     """
 
-    __slots__ = ("attrs", "op", "out_counter", "out_version", "saved", "saved_out", "types", "versions")
+    __slots__ = ("attrs", "op", "out_counter", "saved", "saved_out", "types", "versions")
 
-    def __init__(
-        self,
-        op: Op,
-        attrs: dict[str, Any],
-        edges: tuple[Edge, ...],
-        types: tuple[TensorType | None, ...],
-        location: SourceLocation | None,
-    ) -> None:
-        Node.__init__(self, edges, location)
-        self.op = op
-        self.attrs = attrs
-        self.types = types
-        self.saved: tuple[Any, ...] | None = None
-        self.versions: tuple[int, ...] = ()
-        self.saved_out: np.ndarray | None = None
-        self.out_counter: VersionCounter | None = None
-        self.out_version = 0
+    op: Op
+    attrs: dict[str, Any]
+    types: tuple[TensorType | None, ...] | None
+    saved: tuple[Any, ...] | None
+    versions: tuple[int, ...] | None
+    saved_out: np.ndarray | None
+    out_counter: VersionCounter | None
 
-    def _check_versions(self) -> None:
-        """Raise torch's error if something that the rule reads was changed in place."""
-        assert self.saved is not None
-        for operand, version in zip(self.saved, self.versions, strict=True):
-            counter = getattr(operand, "_counter", None)
-            if counter is not None and counter.value != version:
-                raise modified_error(operand._data, operand._grad_fn, counter, version, self)
-        if self.out_counter is not None and self.out_counter.value != self.out_version:
-            raise modified_error(self.saved_out, self, self.out_counter, self.out_version, self)
+    def watch(self, array: np.ndarray, counter: VersionCounter) -> None:
+        if self.saved_out is array:
+            self.out_counter = counter
 
     def pull(self, ct: Any, needed: Sequence[bool], differentiable: bool) -> list[Any]:
         saved = self.saved
         if saved is None:
             raise RuntimeError(FREED_MESSAGE)
+        versions = self.versions
+        operands: Any = saved
+        if saved:
+            operands = []
+            for x in saved:
+                counter = getattr(x, "_counter", None)
+                if counter is not None:
+                    expected = 0 if versions is None else versions[len(operands)]
+                    if counter.value != expected:
+                        raise modified_error(x._data, x._grad_fn, counter, expected, self)
+                operands.append(x if differentiable else getattr(x, "_data", x))
         out: Any = self.saved_out
-        if self.versions or self.out_counter is not None:
-            self._check_versions()
-        if differentiable:
-            operands: Any = saved
-            if out is not None:
+        if out is not None:
+            if self.out_counter is not None and self.out_counter.value:
+                raise modified_error(out, self, self.out_counter, 0, self)
+            if differentiable:
                 out = rebuild_output(out, self)
-        else:
-            operands = [getattr(x, "_data", x) for x in saved] if saved else saved
         pull, attrs, types = self.op.pull, self.attrs, self.types
-        return [
-            pull(index, ct, out, operands, types, attrs) if wanted else None
-            for index, wanted in enumerate(needed)
-        ]
+        result = []
+        for wanted in needed:
+            index = len(result)
+            result.append(pull(index, ct, out, operands, types, attrs) if wanted else None)
+        return result
 
     def release(self) -> None:
-        if self.versions or self.saved_out is not None:
+        if self.saved or self.saved_out is not None:
             self.saved = None
             self.saved_out = None
 
@@ -277,6 +302,38 @@ class OpNode(Node):
         if index is None or index >= len(self.saved) or self.saved[index] is None:
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
         return self.saved[index]
+
+
+_new = object.__new__
+
+
+def new_op_node(
+    cls: type[OpNode],
+    op: Op,
+    attrs: dict[str, Any],
+    edges: tuple[Edge, ...],
+    types: tuple[TensorType | None, ...] | None,
+) -> OpNode:
+    """A record of class `cls` with nothing saved yet. Hot."""
+    node = _new(cls)
+    node.op = op
+    node.attrs = attrs
+    node.edges = edges
+    node.types = types
+    node.code = None
+    node.instruction = -1
+    node.sequence = next_sequence()
+    node.versions = None
+    node.saved_out = None
+    node.out_counter = None
+    node.numbers = None
+    node.composite = None
+    node.tensor_hooks = None
+    node.pre_hooks = None
+    node.post_hooks = None
+    node.retained = None
+    node._metadata = None
+    return node
 
 
 rebuild_output: Callable[[np.ndarray, Node], Tensor]

@@ -44,7 +44,9 @@ class Tensor:
     # _requires_grad: of a leaf the user's flag; of a result whether any operand required grad.
     # _grad_fn, _output_nr: the record that made it. None for leaves.
     # _counter: version counter, shared with all views; None as long as nobody asked for it.
-    # _base: the tensor that this one is a view of. _view_version: the version when the view was made.
+    # _base: the tensor that this one is a view of; with it come
+    # _view: (parent, op, attrs) that made the view, None if under no_grad, and
+    # _view_version: the version of the storage that its history describes.
     # _hooks: hooks on a leaf's gradient: {key: hook}; _post_hooks: after it was accumulated.
     __slots__ = (
         "__dict__",
@@ -59,6 +61,7 @@ class Tensor:
         "_output_nr",
         "_post_hooks",
         "_requires_grad",
+        "_view",
         "_view_version",
     )
 
@@ -188,8 +191,14 @@ class Tensor:
 
     # Where it came from.
 
+    def _renew(self) -> None:
+        """Bring the history of a view up to date, if the storage was changed in place."""
+        if self._base is not None and self._counter.value != self._view_version:
+            refresh_view(self)
+
     @property
     def requires_grad(self) -> bool:
+        self._renew()
         return self._requires_grad
 
     @requires_grad.setter
@@ -219,11 +228,13 @@ class Tensor:
 
     @property
     def is_leaf(self) -> bool:
+        self._renew()
         return self._grad_fn is None
 
     @property
     def grad_fn(self) -> Node | None:
         """The record that made this tensor; None for leaves."""
+        self._renew()
         return self._grad_fn
 
     @property
@@ -327,6 +338,8 @@ class Tensor:
         counter = self._counter
         if counter is None:
             counter = self._counter = VersionCounter()
+            if self._grad_fn is not None:
+                self._grad_fn.watch(self._data, counter)
         return counter
 
     def detach(self) -> Tensor:
@@ -508,6 +521,7 @@ def new_tensor(data: np.ndarray, cls: type[Tensor] | None = None) -> Tensor:
     t._output_nr = 0
     t._grad = None
     t._base = None
+    t._view = None
     t._counter = None
     t._hooks = None
     t._post_hooks = None
@@ -572,6 +586,9 @@ def set_default_float(dtype: DType) -> None:
         raise TypeError("only floating-point types are supported as the default type")
     _default_float = dtype
 
+
+refresh_view: Callable[[Tensor], None]
+"""Renews the history of a stale view. Set by :mod:`tracegrad.dispatch`."""
 
 _apply_op: Callable[..., Tensor]
 """``apply``, for derivative rules that are applied to Tensors. Set by :mod:`tracegrad.methods`."""

@@ -56,6 +56,7 @@ def main() -> int:
         format_json,
         format_machine,
         format_markdown,
+        load_average,
     )
 
     if options.list:
@@ -67,6 +68,7 @@ def main() -> int:
         print(f"unknown: {', '.join(sorted(unknown))}; see --list", file=sys.stderr)
         return 2
 
+    load = load_average()
     outcomes: list[Outcome] = []
     for name in options.names or BENCHMARKS:
         benchmark = BENCHMARKS[name]
@@ -75,7 +77,7 @@ def main() -> int:
             group = measure(benchmark, size, values, options.rounds)
             outcomes += group
             print(format_group(group) + "\n", flush=True)
-    machine = describe_machine()
+    machine = describe_machine(load)
     print(format_machine(machine))
     if options.markdown:
         print("\n" + format_markdown(outcomes))

@@ -97,8 +97,13 @@ def _markdown_cell(outcome: Outcome | None, first: Outcome) -> str:
     return f"{time} ({ratio})" if ratio else time
 
 
-def describe_machine() -> dict[str, Any]:
-    """What the numbers depend on: CPU, threads, versions."""
+def load_average() -> float:
+    """Processes that wanted to run during the last minute; NaN where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+
+
+def describe_machine(load: float) -> dict[str, Any]:
+    """What the numbers depend on: CPU, its load before the run, threads, versions."""
     versions = {}
     for name in ("tracegrad", "numpy", "llvmlite", "torch", "jax"):
         try:
@@ -108,6 +113,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "cpu": _cpu_name(),
         "cpus": _usable_cpus(),
+        "load": _number(load),
         "threads": _thread_counts(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -118,10 +124,16 @@ def describe_machine() -> dict[str, Any]:
 def format_machine(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     threads = ", ".join(f"{name} {count}" for name, count in machine["threads"].items())
-    return (
-        f"{machine['cpu']}, {machine['cpus']} CPUs usable; threads: {threads}\n"
-        f"Python {machine['python']}, {versions}"
-    )
+    lines = [
+        f"{machine['cpu']}, {machine['cpus']} of its CPUs; threads: {threads}",
+        f"Python {machine['python']}, {versions}",
+    ]
+    if (machine["load"] or 0) > 0.3:
+        lines.append(
+            f"Others were using the machine (load {machine['load']:.1f}). Systems with several "
+            "threads suffer most; --threads 1 is fairer then."
+        )
+    return "\n".join(lines)
 
 
 def format_json(outcomes: Iterable[Outcome], machine: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Random graphs: every way of running agrees, text round-trips, gradients are finite differences."""
+"""Random graphs: ways of running agree, text round-trips, gradients are finite differences."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from helpers import (
     WAYS_OF_RUNNING,
     assert_same,
     draw_input,
+    evaluate_contiguous,
     examples,
     optimize_verified,
     verify_after_each,
@@ -17,7 +18,6 @@ from helpers import (
 from hypothesis import given
 from hypothesis import strategies as st
 from random_graphs import graphs
-
 from tracegrad.ir import (
     DEFAULT,
     Graph,
@@ -42,19 +42,20 @@ def arrays_for(graph: Graph, seed: int, *, special: bool = False) -> list[np.nda
     return [draw_input(node.type, rng, special=special) for node in graph.inputs]
 
 
-@examples(300)
+@examples(1000)
 @given(graphs(), SEEDS, st.booleans())
 def test_optimized(graph: Graph, seed: int, special: bool) -> None:
     """The passes change no bit of any result, and find nothing more to do the second time."""
     arrays = arrays_for(graph, seed, special=special)
     optimized = optimize_verified(graph)
-    for a, c in zip(evaluate(optimized, arrays), evaluate(graph, arrays), strict=True):
+    expected = evaluate_contiguous(graph, arrays)
+    for a, c in zip(evaluate_contiguous(optimized, arrays), expected, strict=True):
         assert_same(a, c, f"{graph}\n{optimized}")
     again = PassPipeline(DEFAULT, verify_after_each)(optimized)
     assert len(again.nodes) <= len(optimized.nodes)
 
 
-@examples(200)
+@examples(300)
 @given(graphs())
 def test_text(graph: Graph) -> None:
     """Text and structure survive printing and parsing."""
@@ -114,7 +115,7 @@ def gradients(graph: Graph) -> Iterator[tuple[str, Graph]]:
     yield "optimized", optimize_verified(joint)
 
 
-@examples(120)
+@examples(400)
 @given(smooth_graphs(), SEEDS)
 def test_gradient(graph: Graph, seed: int) -> None:
     """The gradient along a random direction is the central difference."""
@@ -140,7 +141,7 @@ def test_gradient(graph: Graph, seed: int) -> None:
         assert abs(actual - expected) <= 1e-5 * scale + 1e-8 * size, f"{name}\n{scalar}"
 
 
-@examples(80)
+@examples(300)
 @given(smooth_graphs(), SEEDS)
 def test_partition(graph: Graph, seed: int) -> None:
     """Forward and backward halves together compute what the joint graph does."""
@@ -155,8 +156,9 @@ def test_partition(graph: Graph, seed: int) -> None:
     verify(forward, after="partition")
     verify(backward, after="partition")
     count = len(graph.outputs)
-    outputs = evaluate(forward, arrays[: len(forward.inputs)])
+    outputs = evaluate_contiguous(forward, arrays[: len(forward.inputs)])
     assert len(outputs) == count + len(residuals)
-    gradient = evaluate(backward, [*outputs[count:], *arrays[len(graph.inputs) :]])
-    for a, c in zip([*outputs[:count], *gradient], evaluate(joint, arrays), strict=True):
+    late = [*outputs[count:], *arrays[len(graph.inputs) :]]
+    results = [*outputs[:count], *evaluate_contiguous(backward, late)]
+    for a, c in zip(results, evaluate_contiguous(joint, arrays), strict=True):
         assert_same(a, c, f"{joint}\n{forward}\n{backward}")

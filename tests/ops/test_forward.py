@@ -13,7 +13,6 @@ from helpers import (
     optimize_verified,
     sample_graph,
 )
-
 from tracegrad.ir import Op, all_ops, evaluate
 from tracegrad.ir.numpy_errors import quiet
 from tracegrad.ir.types import type_of

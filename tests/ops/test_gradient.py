@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from helpers import describe
-
 from tracegrad.ir import (
     Graph,
     GraphBuilder,
@@ -43,7 +42,7 @@ class Case:
     """One sample with random tangents and cotangent, as a graph with all of them as inputs.
 
     Attributes:
-        primal: the graph; its inputs are the operands, the tangents of the floating point ones, and ct.
+        primal: the graph; inputs are the operands, the tangents of the floating point ones, ct.
         active: numbers of the operands that a derivative exists for.
     """
 

@@ -27,7 +27,7 @@ _ADD = registered("add")
 
 def root_of(tensor: Tensor) -> tuple[Edge, int]:
     """Where the sweep starts for a tensor: its record, or itself if it is a leaf."""
-    return (tensor if tensor._grad_fn is None else tensor._grad_fn), tensor._output_nr
+    return (tensor.grad_fn or tensor), tensor._output_nr
 
 
 def run(

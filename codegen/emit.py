@@ -1,0 +1,277 @@
+"""From kernels to an LLVM module.
+
+Each kernel becomes a function of its own, whose pointers are declared not to alias, which LLVM then inlines
+or not; the *body* calls them in order. Where Python has to do a step there are several bodies, *segments*,
+one between each two steps. Start reading at :func:`emit_program`; the data structure is :class:`Segments`.
+
+A body's signature is ``i32 body([ptr arena,] ptr input0, ..., ptr result0, ...)``; it returns 0, or the
+status of the first decision that failed, in which case no input has been written to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import llvmlite.ir as ll
+
+from .emit_body import Body, Point, Values
+from .emit_loops import emit_loops
+from .engine import Host
+from .entry import ArraySpec, emit_entry
+from .kernel import Buffer, DecisionKernel, Kernel, LoopKernel, MatmulKernel, PythonStep, Load
+from .ll_loops import element_pointer, loop_nest
+from .ll_scalar import Element
+from .ll_types import I8, I32, I64, POINTER, memory_type
+from .loop_order import LoopOrder, choose_order
+from .matmul import emit_matmul
+from .memory import ALIGNMENT, MemoryPlan
+from .schedule import Schedule, product_spec
+
+# A kernel whose body is not larger than this is always inlined.
+_INLINED_WEIGHT = 40
+
+# A product is inlined up to this many multiplications.
+_INLINED_PRODUCT = 512
+
+# From about this many operations on other threads may run meanwhile (about 20 us).
+_LONG = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """A module, and what is in it.
+
+    Attributes:
+        module: the module.
+        packed: per segment the name of a function ``i32 (ptr table)``, whose argument is the table of the
+            body's arguments.
+        entry: the name of the native Python entry, None where there is none.
+        arguments: what arrays the bodies take, in their order.
+        has_arena: whether the first of them is the arena.
+    """
+
+    module: ll.Module
+    packed: list[str]
+    entry: str | None
+    arguments: list[ArraySpec]
+    has_arena: bool
+"""See :func:`emit_program`."""
+
+
+def emit_program(
+    schedule: Schedule, plan: MemoryPlan, host: Host, arguments: list[ArraySpec], with_entry: bool
+) -> Segments:
+    """Emit all kernels of a schedule.
+
+    Args:
+        schedule: the kernels.
+        plan: where temporaries live.
+        host: the CPU.
+        arguments: the arrays that the caller passes.
+        with_entry: whether to emit a native Python entry; only where no step is left to Python.
+    """
+    emitter = _ProgramEmitter(schedule, plan, host, arguments)
+    packed, bodies = [], []
+    for number, kernels in enumerate(split_at_python(schedule.kernels)):
+        bodies.append(emitter.emit_segment(number, kernels))
+        packed.append(emitter.emit_packed(number, bodies[-1]))
+    entry = None
+    if with_entry:
+        entry = "entry"
+        emit_entry(
+            emitter.module, entry, bodies[0], arguments, release_gil=_work(schedule) > _LONG
+        )
+    return Segments(emitter.module, packed, entry, arguments, not plan.on_stack)
+
+
+def split_at_python(kernels: list[Kernel]) -> list[list[Kernel]]:
+    """The native kernels before, between and after the steps that Python does."""
+    segments: list[list[Kernel]] = [[]]
+    for kernel in kernels:
+        if isinstance(kernel, PythonStep):
+            segments.append([])
+        else:
+            segments[-1].append(kernel)
+    return segments
+
+
+def _work(schedule: Schedule) -> int:
+    total = 0
+    for kernel in schedule.kernels:
+        if isinstance(kernel, LoopKernel):
+            points = 1
+            for extent in kernel.extents:
+                points *= extent
+            total += points * len(kernel.instructions)
+        elif isinstance(kernel, MatmulKernel):
+            total += kernel.node.type.size * kernel.a.shape[-1] // 4
+    return total
+
+
+class _ProgramEmitter:
+    def __init__(
+        self, schedule: Schedule, plan: MemoryPlan, host: Host, arguments: list[ArraySpec]
+    ) -> None:
+        self.schedule = schedule
+        self.plan = plan
+        self.host = host
+        self.arguments = arguments
+        self.module = ll.Module("program")
+        self.constants: dict[Buffer, ll.GlobalVariable] = {}
+        self.kernels = 0
+        self.external = [*schedule.inputs, *schedule.results]
+
+    def emit_segment(self, number: int, kernels: list[Kernel]) -> ll.Function:
+        name = "body" if number == 0 else f"body{number}"
+        pointers = [POINTER] * len(self.arguments)
+        function = ll.Function(self.module, ll.FunctionType(I32, pointers), name)
+        builder = ll.IRBuilder(function.append_basic_block("entry"))
+        places = self._places(builder, function)
+        for kernel in kernels:
+            if isinstance(kernel, DecisionKernel):
+                self._emit_decision(builder, kernel, places(kernel.buffer.real))
+            else:
+                self._emit_call(builder, kernel, places)
+        builder.ret(I32(0))
+        return function
+
+    def _places(self, builder: ll.IRBuilder, function: ll.Function) -> Callable[[Buffer], ll.Value]:
+        known: dict[Buffer, ll.Value] = {}
+        arguments = list(function.args)
+        arena = None
+        if self.plan.on_stack:
+            if self.plan.arena_bytes:
+                arena = builder.alloca(ll.ArrayType(I8, self.plan.arena_bytes), name="arena")
+                arena.align = ALIGNMENT
+        else:
+            arena = arguments.pop(0)
+        for buffer in self.plan.separate:
+            type_ = ll.ArrayType(memory_type(buffer.type.dtype), max(1, buffer.type.size))
+            slot = builder.alloca(type_, name=buffer.name)
+            slot.align = min(ALIGNMENT, 32)
+            known[buffer] = builder.bitcast(slot, POINTER)
+        known.update(zip(self.external, arguments, strict=True))
+
+        def place(buffer: Buffer) -> ll.Value:
+            found = known.get(buffer)
+            if found is None:
+                if buffer.role == "constant":
+                    found = self._constant(buffer)
+                else:
+                    offset = self.plan.offsets[buffer]
+                    found = builder.gep(arena, [I64(offset)], inbounds=True, source_etype=I8)
+                known[buffer] = found
+            return found
+
+        return place
+
+    def _constant(self, buffer: Buffer) -> ll.Value:
+        found = self.constants.get(buffer)
+        if found is None:
+            type_ = ll.ArrayType(I8, len(buffer.data))
+            found = ll.GlobalVariable(self.module, type_, f"constant{len(self.constants)}")
+            found.global_constant = True
+            found.linkage = "internal"
+            found.align = ALIGNMENT
+            found.initializer = ll.Constant(type_, bytearray(buffer.data))
+            self.constants[buffer] = found
+        return found
+
+    def _emit_decision(
+        self, builder: ll.IRBuilder, kernel: DecisionKernel, pointer: ll.Value
+    ) -> None:
+        flag = builder.load(pointer, typ=I8)
+        good = builder.icmp_unsigned("!=" if kernel.wanted else "==", flag, I8(0))
+        leave = builder.append_basic_block("leave")
+        go_on = builder.append_basic_block("decided")
+        builder.cbranch(good, go_on, leave)
+        builder.position_at_end(leave)
+        builder.ret(I32(kernel.status))
+        builder.position_at_end(go_on)
+
+    def _emit_call(
+        self,
+        builder: ll.IRBuilder,
+        kernel: LoopKernel | MatmulKernel,
+        places: Callable[[Buffer], ll.Value],
+    ) -> None:
+        buffers = list(dict.fromkeys([*kernel.writes(), *kernel.reads()]))
+        passed = [buffer for buffer in buffers if buffer.role != "constant"]
+        type_ = ll.FunctionType(ll.VoidType(), [POINTER] * len(passed))
+        function = ll.Function(self.module, type_, f"kernel{self.kernels}")
+        self.kernels += 1
+        function.linkage = "internal"
+        pointers: dict[Buffer, ll.Value] = {}
+        for buffer, argument in zip(passed, function.args, strict=True):
+            argument.add_attribute("noalias")
+            pointers[buffer] = argument
+        for buffer in buffers:
+            if buffer.role == "constant":
+                pointers[buffer] = self._constant(buffer)
+        inner = ll.IRBuilder(function.append_basic_block("entry"))
+        if isinstance(kernel, LoopKernel):
+            emit_loops(inner, self.host, kernel, pointers.__getitem__)
+            light = choose_order(kernel, self.host).weight <= _INLINED_WEIGHT
+        else:
+            _emit_product(inner, self.host, kernel, pointers.__getitem__)
+            light = kernel.node.type.size * kernel.a.shape[-1] <= _INLINED_PRODUCT
+        inner.ret_void()
+        function.attributes.add("alwaysinline" if light else "noinline")
+        builder.call(function, [places(buffer) for buffer in passed])
+
+    def emit_packed(self, number: int, body: ll.Function) -> str:
+        name = f"packed{number}"
+        function = ll.Function(self.module, ll.FunctionType(I32, [POINTER]), name)
+        builder = ll.IRBuilder(function.append_basic_block("entry"))
+        table = function.args[0]
+        arguments = [
+            builder.load(
+                builder.gep(table, [I64(i)], inbounds=True, source_etype=POINTER), typ=POINTER
+            )
+            for i in range(len(self.arguments))
+        ]
+        builder.ret(builder.call(body, arguments))
+        return name
+
+
+def _emit_product(
+    builder: ll.IRBuilder,
+    host: Host,
+    kernel: MatmulKernel,
+    pointers: Callable[[Buffer], ll.Value],
+) -> None:
+    type_ = kernel.node.type
+    dtype, batch = type_.dtype, type_.shape[:-2]
+    spec = product_spec(kernel.a, kernel.b, type_)
+    with loop_nest(builder, batch, "batch") as indices:
+        a_ptr, b_ptr = (
+            element_pointer(
+                builder,
+                pointers(view.buffer.real),
+                dtype,
+                _dot(builder, indices, view.strides, view.offset),
+            )
+            for view in (kernel.a, kernel.b)
+        )
+        rows, columns = type_.shape[-2:]
+        c_ptr, place = None, None
+        if kernel.out is not None:
+            strides = []
+            stride = rows * columns
+            for extent in reversed(batch):
+                strides.append(stride)
+                stride *= extent
+            place = _dot(builder, indices, tuple(reversed(strides)), 0)
+            c_ptr = element_pointer(builder, pointers(kernel.out.real), dtype, place)
+        emit_matmul(builder, spec, a_ptr, b_ptr, c_ptr, target=host)
+
+
+def _dot(
+    builder: ll.IRBuilder, indices: list[ll.Value], strides: tuple[int, ...], constant: int
+) -> ll.Value:
+    total: ll.Value = I64(constant)
+    for index, stride in zip(indices, strides, strict=False):
+        if stride:
+            total = builder.add(total, builder.mul(index, I64(stride)))
+    return total

@@ -1,0 +1,275 @@
+"""A compiled program: native code, and what is needed to call it safely with any arrays.
+
+The data structure is :class:`NativeExecutable`. Start reading at :func:`compile_program`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..ir.graph import Node
+from ..ir.interpreter import evaluate_node
+from ..ir.numpy_errors import quiet
+from ..ir.program import Fallback, Program
+from ..ir.types import DType, uint8
+from .emit import emit_program
+from .engine import NativeModule, compile_module, host
+from .entry import ArraySpec, bind_entry, entry_supported
+from .kernel import Buffer, PythonStep, View, describe
+from .memory import ALIGNMENT, MemoryPlan, plan_memory
+from .schedule import GUARD_FAILED, Schedule, make_schedule
+
+Array = np.ndarray[Any, Any]
+
+
+def compile_program(program: Program, *, optimize: int = 2) -> NativeExecutable:
+    """Compile a program to native code.
+
+    Args:
+        program: any program; its graph need not be optimised.
+        optimize: LLVM's optimisation level, 0 to 3.
+
+    Raises:
+        NativeCodeError: LLVM refused the code: a bug of the code generator.
+    """
+    started = time.perf_counter()
+    cpu = host()
+    schedule = make_schedule(program, cpu)
+    split = any(isinstance(kernel, PythonStep) for kernel in schedule.kernels)
+    plan = plan_memory(schedule.kernels, shared=split)
+    scheduled = time.perf_counter()
+    arguments = _arguments(schedule, plan)
+    with_entry = not split and entry_supported()
+    segments = emit_program(schedule, plan, cpu, arguments, with_entry)
+    text = str(segments.module)
+    emitted = time.perf_counter()
+    native = compile_module(text, optimize=optimize)
+    finished = time.perf_counter()
+    executable = NativeExecutable(schedule, plan, native, segments.packed, arguments)
+    executable.schedule_ms = (scheduled - started) * 1e3
+    executable.emit_ms = (emitted - scheduled) * 1e3
+    executable.llvm_ms = (finished - emitted) * 1e3
+    if segments.entry is not None:
+        executable.entry = bind_entry(native, segments.entry)
+    return executable
+
+
+def _arguments(schedule: Schedule, plan: MemoryPlan) -> list[ArraySpec]:
+    written = set(schedule.program.updates.values())
+    arguments = []
+    if not plan.on_stack:
+        arguments.append(ArraySpec(uint8, (plan.arena_bytes,)))
+    for buffer in schedule.inputs:
+        arguments.append(ArraySpec(*buffer.type, written=buffer.number in written))
+    arguments += [ArraySpec(*buffer.type) for buffer in schedule.results]
+    return arguments
+
+
+class NativeExecutable:
+    """A program as native code; implements ``ir.program.Executable``. Can be run by several threads at once.
+
+    Attributes:
+        program: what it runs.
+        fallbacks: nodes that are interpreted, and why.
+        entry: a native callable, or None. It takes the arrays of `arguments`, positionally, which must be as
+            described there, and returns 0; 1 where a guard failed; 2 where it refuses an argument (then call
+            `run`); 3 or 4 where `run` would raise. Except for 0 nothing has been written to an input.
+            The result arrays must be distinct new memory.
+        arguments: what `entry` takes: the arena, if it needs one, the inputs, the results.
+        arena_bytes: size of the arena, 0 if there is none; it should be aligned to 64 bytes, and not be
+            used by two calls at once.
+        schedule_ms, emit_ms, llvm_ms: how long compilation took: fusion, making LLVM's input, LLVM.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        plan: MemoryPlan,
+        native: NativeModule,
+        packed: list[str],
+        arguments: list[ArraySpec],
+    ) -> None:
+        self.program = schedule.program
+        self.fallbacks = [Fallback(node, reason) for node, reason in schedule.reasons]
+        self.entry: Callable[..., int] | None = None
+        self.arguments = arguments
+        self.arena_bytes = 0 if plan.on_stack else plan.arena_bytes
+        self.schedule_ms = self.emit_ms = self.llvm_ms = 0.0
+        self._schedule = schedule
+        self._plan = plan
+        self._native = native
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
+        self._segments = [prototype(native.address(name)) for name in packed]
+        self._steps = [kernel for kernel in schedule.kernels if isinstance(kernel, PythonStep)]
+        self._arenas: deque[Array] = deque()
+
+    def run(self, inputs: list[Array]) -> list[Array] | None:
+        """Run once; see :class:`tracegrad.ir.program.Executable`.
+
+        Raises:
+            TypeError: an input is not of the declared type.
+            ValueError: an input that is to be updated is read-only.
+            IndexError, RuntimeError: what evaluating the graph raises. Nothing was written then.
+        """
+        arrays, copied = self._prepared(inputs)
+        results = [np.empty(b.type.shape, b.type.dtype.np) for b in self._schedule.results]
+        arena = None
+        passed = [*arrays, *results]
+        if not self._plan.on_stack:
+            arena = self._take_arena()
+            passed.insert(0, arena)
+        try:
+            status = self._execute(arrays, results, arena, passed)
+        finally:
+            if arena is not None:
+                self._arenas.append(arena)
+        if status == 0:
+            for target, array in copied:
+                target[...] = array
+            return results
+        if status != GUARD_FAILED:
+            self._raise(arrays)
+        return None
+
+    def _prepared(self, inputs: Sequence[Any]) -> tuple[list[Array], list[tuple[Array, Array]]]:
+        """The inputs as native code takes them, and the updated ones among them that are copies."""
+        graph = self.program.graph
+        if len(inputs) != len(graph.inputs):
+            raise TypeError(
+                f"@{graph.name} takes {len(graph.inputs)} inputs, but got {len(inputs)}"
+            )
+        written = set(self.program.updates.values())
+        arrays: list[Array] = []
+        for number, (node, value) in enumerate(zip(graph.inputs, inputs, strict=True)):
+            array = np.asarray(value)
+            if array.dtype != node.dtype.np or array.shape != node.shape:
+                native = array.dtype.newbyteorder("=")
+                if native != node.dtype.np or array.shape != node.shape:
+                    raise TypeError(
+                        f"input {node.hint or ''} of @{graph.name} is {node.type}, "
+                        f"but got {array.dtype}{list(array.shape)}"
+                    )
+            flags = array.flags
+            usable = flags.c_contiguous and flags.aligned and array.dtype == node.dtype.np
+            if number in written:
+                if not isinstance(value, np.ndarray):
+                    raise TypeError(f"input {number} of @{graph.name} is updated: pass an array")
+                usable = usable and flags.writeable and not self._overlaps(number, inputs)
+            if not usable:
+                array = np.array(array, dtype=node.dtype.np, order="C")
+            arrays.append(array)
+        copied = [
+            (inputs[number], arrays[number])
+            for number in self.program.updates.values()
+            if arrays[number] is not inputs[number]
+        ]
+        # A view of the same array is no copy.
+        copied = [(x, array) for x, array in copied if not np.shares_memory(x, array)]
+        return arrays, copied
+
+    @staticmethod
+    def _overlaps(number: int, inputs: Sequence[Any]) -> bool:
+        mine = inputs[number]
+        return any(
+            other is mine or np.may_share_memory(mine, other)
+            for position, other in enumerate(inputs)
+            if position != number and mine.size
+        )
+
+    def _take_arena(self) -> Array:
+        try:
+            return self._arenas.pop()
+        except IndexError:
+            raw = np.empty(self._plan.arena_bytes + ALIGNMENT, np.uint8)
+            start = -_address(raw) % ALIGNMENT
+            return raw[start : start + self._plan.arena_bytes]
+
+    def _execute(
+        self, arrays: list[Array], results: list[Array], arena: Array | None, passed: list[Array]
+    ) -> int:
+        table = (ctypes.c_void_p * len(passed))(*[_address(array) for array in passed])
+        for number, segment in enumerate(self._segments):
+            status = segment(table)
+            if status:
+                return int(status)
+            if number < len(self._steps):
+                self._do_step(self._steps[number], arrays, results, arena)
+        return 0
+
+    def _do_step(
+        self, step: PythonStep, arrays: list[Array], results: list[Array], arena: Array | None
+    ) -> None:
+        def memory(buffer: Buffer) -> Array:
+            real = buffer.real
+            if real.role == "input":
+                return arrays[real.number]
+            if real.role == "result":
+                return results[real.number]
+            dtype: DType = real.type.dtype
+            if real.role == "constant":
+                found = np.frombuffer(real.data, dtype.np)
+            else:
+                assert arena is not None
+                start = self._plan.offsets[real]
+                found = arena[start : start + real.type.nbytes].view(dtype.np)
+            return found.reshape(real.type.shape)
+
+        def seen(view: View) -> Array:
+            base = memory(view.buffer)
+            size = base.itemsize
+            if not base.size:
+                return base.reshape(view.shape)
+            return np.lib.stride_tricks.as_strided(
+                base.reshape(-1)[view.offset :], view.shape, [n * size for n in view.strides]
+            )
+
+        operands = [seen(view) for view in step.operands]
+        out = memory(step.out)
+        with quiet():
+            if step.reason is None:
+                np.matmul(operands[0], operands[1], out=out)
+            else:
+                out[...] = evaluate_node(step.node, operands)
+
+    def _raise(self, arrays: list[Array]) -> None:
+        """Raise what the interpreter raises. Returns if a guard fails before that."""
+        graph = self.program.graph
+        guards = {graph.outputs[number] for number in self.program.guards}
+        values: dict[Node, Array] = dict(zip(graph.inputs, arrays, strict=True))
+        with quiet():
+            for node in graph.nodes:
+                values[node] = evaluate_node(node, [values[x] for x in node.inputs])
+                if node in guards and not values[node]:
+                    return
+        raise IndexError("an index is out of bounds")
+
+    # For people.
+
+    def kernels_text(self) -> str:
+        """The kernels in the order of execution: loops, body, stores, reductions."""
+        names = {node: f"%{n}" for n, node in enumerate(self.program.graph.nodes)}
+        names.update(
+            (node, f"%{node.hint or f'in{n}'}") for n, node in enumerate(self.program.graph.inputs)
+        )
+        return "\n".join(
+            f"kernel {number}: {describe(kernel, names)}"
+            for number, kernel in enumerate(self._schedule.kernels)
+        )
+
+    def llvm_text(self) -> str:
+        """The LLVM code, optimised."""
+        return self._native.llvm_text
+
+    def assembly(self) -> str:
+        """The machine code as assembly."""
+        return self._native.assembly()
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])

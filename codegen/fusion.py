@@ -1,0 +1,468 @@
+"""Which nodes are stored, and at which level: the decisions that fusion consists of.
+
+The data structure is :class:`Analysis`. Every node is either *stored* (its elements get memory: results of
+reductions, of matrix products, of the program, and whatever is better computed once) or *inlined* into the
+kernels that need it. Each stored node has a *level*, and kernels are formed of the stored nodes of one
+level and one iteration space: a node reads nodes of its own level in registers, at its own point of the
+iteration space, and everything else from memory, written at a lower level. So there can be no cycle
+between kernels, and no search for one.
+
+Nothing here is more than linear in the number of nodes and edges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..ir.graph import Node
+from ..ir.lowering import Generated, Movement, Placement, Reduce, Special
+from ..ir.program import Program
+from ..ir.types import Shape, bool_
+from .engine import Host
+from .index import Affine, identity_index, linearize, squeezed
+from .kernel import Constant, canonical
+
+# Nodes of one kernel, at most: LLVM's time grows faster than the size of a basic block.
+_BODY_LIMIT = 400
+
+# A node that several kernels need is stored if computing it anew costs more than this many additions.
+_RECOMPUTED_COST = 8
+
+_COSTS = {
+    "div": 5, "sqrt": 5, "rsqrt": 10, "floor_div": 20, "remainder": 20, "fmod": 20, "gather": 4, "take": 4,
+    "power": 4, "random_bits": 12,
+}  # fmt: skip
+_CALL_COST = 20
+_FREE = frozenset(["neg", "cast", "eq", "ne", "lt", "le", "gt", "ge", "where", "bit_not"])
+
+_SCATTERS = frozenset(["scatter_add", "index_add", "index_copy"])
+_SCANS = frozenset(["argmax", "argmin", "cumsum"])
+DIVISIONS = frozenset(["floor_div", "remainder", "fmod"])
+
+# What becomes of a node. The first two have no kernel, the next five can be inlined.
+LEAF, CONSTANT, POINTWISE, MOVEMENT, ALIAS, GENERATED, INDEXED = range(7)
+REDUCE, PLACEMENT, MATMUL, SCATTER, SCAN, PYTHON = range(7, 13)
+
+
+class Analysis:
+    """What is stored, and at which level; see the module docstring.
+
+    Attributes:
+        order: the nodes that the outputs depend on, in graph order.
+        kinds: what becomes of each node and input.
+        stored: the nodes that get memory.
+        level: per stored node the level of the kernel that completes it.
+        same, other: per inlined node the lowest level of a kernel that can compute it, in the node's own
+            iteration space and in another one.
+        reasons: per node that Python evaluates why it does.
+    """
+
+    def __init__(self, program: Program, host: Host) -> None:
+        self.program = program
+        graph = program.graph
+        reachable = graph.reachable_from(graph.outputs)
+        self.order = [node for node in graph.nodes if node in reachable]
+        self.users = _users(self.order)
+        self.reasons: dict[Node, str] = {}
+        self.kinds: dict[Node, int] = {node: LEAF for node in graph.inputs}
+        for node in self.order:
+            self.kinds[node] = self._classify(node)
+        self.contracted = self._contract() if host.has_fma else {}
+        self.fused_products = {
+            node.inputs[number] for node, (_, number) in self.contracted.items()
+        }
+        self.products: dict[Node, tuple[Factor, Factor]] = {}
+        self.level: dict[Node, int] = {}
+        self.same: dict[Node, int] = {}
+        self.other: dict[Node, int] = {}
+        self.check_level: dict[Node, int] = {}
+        self.box_levels: dict[Node, list[int]] = {}
+        self._cost: dict[Node, int] = {}
+        self.stored: set[Node] = set()
+        self._store_what_must_be()
+        self._assign_levels()
+        if self._store_what_pays():
+            self._assign_levels()
+
+    # What each node is.
+
+    def _classify(self, node: Node) -> int:
+        op, lower = node.op, node.op.lower
+        if op.name == "const":
+            return LEAF if isinstance(node.attrs["value"], tuple) else CONSTANT
+        if op.name == "zeros":
+            return CONSTANT
+        if isinstance(lower, Movement):
+            return MOVEMENT
+        if isinstance(lower, Generated):
+            return GENERATED
+        if isinstance(lower, Placement):
+            return PLACEMENT
+        if isinstance(lower, Reduce):
+            return self._classify_reduction(node)
+        if isinstance(lower, Special):
+            return self._classify_special(node)
+        if callable(lower):
+            return POINTWISE
+        self.reasons[node] = f"there is no native code for {op.name}"
+        return PYTHON
+
+    def _classify_reduction(self, node: Node) -> int:
+        x = node.inputs[0]
+        axes = [axis for axis in node.attrs["axis"] if x.shape[axis] != 1]
+        if not axes:
+            return ALIAS
+        if x.type.size == 0 and node.type.size and node.op.name not in ("sum", "prod"):
+            self.reasons[node] = "a reduction of nothing"
+            return PYTHON
+        return REDUCE
+
+    def _classify_special(self, node: Node) -> int:
+        name = node.op.lower.kernel
+        x = node.inputs[0]
+        if name == "matmul" and x.dtype is not bool_:
+            return MATMUL
+        if name in ("gather", "take"):
+            return INDEXED
+        if name in _SCATTERS and not (x.dtype is bool_ and name != "index_copy"):
+            return SCATTER
+        if name in _SCANS and (x.type.size or name == "cumsum") and x.dtype is not bool_:
+            return SCAN
+        self.reasons[node] = f"there is no native code for {node.op.name} of {x.type}"
+        return PYTHON
+
+    def constant(self, node: Node) -> Constant | None:
+        """The one value that all elements of a node have, if it is known."""
+        kind = self.kinds[node]
+        if kind == CONSTANT:
+            return Constant(node.dtype, node.attrs.get("value", 0))
+        if kind == REDUCE and node.inputs[0].type.size == 0:
+            return Constant(node.dtype, node.op.lower.start(node.dtype))
+        if kind == MATMUL and node.inputs[0].shape[-1] == 0:
+            return Constant(node.dtype, 0)
+        return None
+
+    def _contract(self) -> dict[Node, tuple[Node, int]]:
+        """Sums of floats with a product that nothing else reads: they become one multiply-add.
+
+        This is decided per node, and for all kernels alike: a value must be the same to the last bit
+        wherever it is computed, or the maximum of an expression would not be found among its elements.
+        """
+        outputs = set(self.program.graph.outputs)
+        contracted = {}
+        for node in self.order:
+            if node.op.name not in ("add", "sub") or not node.dtype.is_floating:
+                continue
+            for number, x in enumerate(node.inputs):
+                if (
+                    x.op.name == "mul"
+                    and x.shape == node.shape
+                    and node.inputs[0] is not node.inputs[1]
+                    and len(self.users[x]) == 1
+                    and x not in outputs
+                ):
+                    contracted[node] = (x, number)
+                    break
+        return contracted
+
+    def operands(self, node: Node) -> tuple[Node, ...]:
+        """What the code of a node reads: its inputs, or in place of a fused product its factors."""
+        fused = self.contracted.get(node)
+        if fused is None:
+            return node.inputs
+        product, number = fused
+        return (*product.inputs, node.inputs[1 - number])
+
+    # What is stored.
+
+    def _store_what_must_be(self) -> None:
+        for output in self.program.graph.outputs:
+            if self.kinds[output] > CONSTANT:
+                self.stored.add(output)
+        flat = self._flat_nodes()
+        for node in self.order:
+            kind = self.kinds[node]
+            if kind >= REDUCE and self.constant(node) is None:
+                self.stored.add(node)
+            if kind == INDEXED or kind == PYTHON:
+                for x in node.inputs[: 1 if kind == INDEXED else None]:
+                    if self.kinds[x] != LEAF:
+                        self.stored.add(x)
+            elif kind == MOVEMENT:
+                x = node.inputs[0]
+                if x not in flat and self._moved_index(node) is None:
+                    self.stored.add(x)
+            elif kind == MATMUL and node in self.stored:
+                self._store_factors(node)
+
+    def _moved_index(self, node: Node) -> Any:
+        x = node.inputs[0]
+        if node.type.size == 0:
+            return ()
+        return node.op.lower.index(identity_index(node.shape), x.type, node.type, **node.attrs)
+
+    def _flat_nodes(self) -> set[Node]:
+        """The nodes whose elements can be computed one after the other from a running offset."""
+        flat = set(self.program.graph.inputs)
+        for node in self.order:
+            kind = self.kinds[node]
+            if kind in (CONSTANT, LEAF, GENERATED) or kind >= REDUCE or node in self.stored:
+                flat.add(node)
+            elif kind == POINTWISE:
+                if all(
+                    x.type.size == 1 or (squeezed(x.shape) == squeezed(node.shape) and x in flat)
+                    for x in self.operands(node)
+                ):
+                    flat.add(node)
+            elif kind in (MOVEMENT, ALIAS):
+                x = node.inputs[0]
+                rigid = kind == ALIAS or node.op.name == "reshape"
+                if x.type.size == 1 or (rigid and x in flat):
+                    flat.add(node)
+        return flat
+
+    def _store_factors(self, node: Node) -> None:
+        if node.type.size == 0:
+            return
+        factors = []
+        for x, axes in zip(node.inputs, ((-2, -1), (-2, -1)), strict=True):
+            factors.append(self._as_view(node, x, axes))
+        self.products[node] = (factors[0], factors[1])
+
+    def _as_view(self, node: Node, x: Node, axes: tuple[int, int]) -> Factor:
+        """A factor as a strided view of a stored node, through as many movements as possible."""
+        rank = node.ndim
+        # Loop variables are the axes of the factor, aligned with those of the result.
+        unit = [
+            Affine(tuple([int(i == number) for i in range(rank)])) for number in range(rank)
+        ]
+        lead = rank - x.ndim
+        index: Any = tuple([0 if n == 1 else unit[lead + i] for i, n in enumerate(x.shape)])
+        at: Node = x
+        found = at, linearize(index, at.shape, rank)
+        while at not in self.stored and self.kinds[at] in (MOVEMENT, ALIAS):
+            inner = at.inputs[0]
+            if isinstance(index, Affine):
+                if self.kinds[at] == MOVEMENT and at.op.name != "reshape" and inner.type.size != 1:
+                    break
+                moved = index if inner.type.size != 1 else Affine((0,) * rank)
+            elif self.kinds[at] == ALIAS:
+                moved = linearize(index, at.shape, rank)
+            else:
+                moved = at.op.lower.index(index, inner.type, at.type, **at.attrs)
+                if moved is None:
+                    moved = linearize(index, at.shape, rank)
+                else:
+                    moved = canonical(moved, inner.shape)
+            at, index = inner, moved
+            if self.constant(at) is not None:
+                break
+            offset = index if isinstance(index, Affine) else linearize(index, at.shape, rank)
+            found = at, offset
+            if self.kinds[at] == LEAF:
+                break
+        base, offset = found
+        if self.kinds[base] != LEAF:
+            self.stored.add(base)
+        return Factor(base, offset)
+
+    # Levels.
+
+    def _assign_levels(self) -> None:
+        counts: dict[tuple[Shape, int], int] = {}
+        for node in self.order:
+            kind = self.kinds[node]
+            if kind in (LEAF, CONSTANT) or self.constant(node) is not None:
+                if node in self.stored:
+                    self.level[node] = 0
+                continue
+            if kind in (REDUCE, SCAN):
+                self.level[node] = self.reach(node.inputs[0], True)[0]
+            elif kind == PLACEMENT:
+                self._place(node)
+            elif kind == SCATTER:
+                self._scatter(node)
+            elif kind == PYTHON:
+                self.level[node] = max([self.reach(x, False)[1] for x in node.inputs], default=0)
+            elif kind == MATMUL:
+                factors = self.products.get(node, ())
+                self.level[node] = max([self.reach(x.node, False)[1] for x in factors], default=0)
+            else:
+                self._inline(node, kind, counts)
+
+    def _inline(self, node: Node, kind: int, counts: dict[tuple[Shape, int], int]) -> None:
+        space = squeezed(node.shape)
+        same = other = cost = 0
+        for number, x in enumerate(self.operands(node)):
+            if kind == MOVEMENT or kind == ALIAS:
+                identity = squeezed(x.shape) == space and (
+                    kind == ALIAS or self._is_identity(node, x)
+                )
+            elif kind == INDEXED and number == 0:
+                identity = False
+            else:
+                identity = squeezed(x.shape) == space
+            reach = self.reach(x, identity)
+            same, other = max(same, reach[0]), max(other, reach[1])
+            if x not in self.stored:
+                cost += self._cost.get(x, 0)
+        if kind == INDEXED or node.op.name in DIVISIONS:
+            level = self._check(node)
+            if kind == INDEXED:
+                same, other = max(same, level + 1), max(other, level + 1)
+        if kind not in (MOVEMENT, ALIAS):
+            cost += _own_cost(node)
+            key = (space, same)
+            while counts.get(key, 0) >= _BODY_LIMIT:
+                key = (space, key[1] + 1)
+            counts[key] = counts.get(key, 0) + 1
+            same = key[1]
+        self._cost[node] = min(cost, 10_000)
+        self.same[node], self.other[node] = same, max(same, other)
+        if node in self.stored:
+            self.level[node] = same
+
+    def reach(self, x: Node, identity: bool) -> tuple[int, int]:
+        """The lowest level at which a node can be read: in its own iteration space, and in another."""
+        if x in self.level:
+            level = self.level[x]
+            if self.kinds[x] >= REDUCE or not identity:
+                return level + 1, level + 1
+            return level, level + 1
+        if x not in self.same:
+            return 0, 0
+        return (self.same[x] if identity else self.other[x]), self.other[x]
+
+    def _is_identity(self, node: Node, x: Node) -> bool:
+        if node.type.size == 0:
+            return True
+        moved = self._moved_index(node)
+        return moved is not None and canonical(moved, x.shape) == identity_index(x.shape)
+
+    def _check(self, node: Node) -> int:
+        """The level at which the indices of a node, or its divisors, are checked."""
+        operand = node.inputs[1]
+        level = self.reach(operand, True)[0]
+        self.check_level[node] = level
+        return level
+
+    def _place(self, node: Node) -> None:
+        lower = node.op.lower
+        levels = []
+        lowest = 0
+        if lower.background == "operand":
+            lowest = self.reach(node.inputs[0], True)[0]
+        if lower.background != "none":
+            levels.append(lowest)
+            lowest += 1
+        for number, _, _ in self.boxes(node):
+            level = max(lowest, self.reach(node.inputs[number], True)[0])
+            levels.append(level)
+            if node.op.name != "concat":  # Whose boxes do not overlap.
+                lowest = level + 1
+        self.box_levels[node] = levels
+        self.level[node] = max(levels, default=0)
+
+    def boxes(self, node: Node) -> list[tuple[int, Shape, Shape]]:
+        """Where the operands of a placement go: (operand number, start, step), without empty ones."""
+        types = [x.type for x in node.inputs]
+        found = node.op.lower.boxes(types, node.type, **node.attrs)
+        return [box for box in found if types[box[0]].size]
+
+    def _scatter(self, node: Node) -> None:
+        x, index, src = node.inputs
+        start = self.reach(x, True)[0]
+        check = self._check(node)
+        # The index and the source are read at one point of the source's space.
+        read = max(self.reach(index, squeezed(index.shape) == squeezed(src.shape))[0], self.reach(src, True)[0])
+        self.box_levels[node] = [start]
+        self.level[node] = max(start + 1, check + 1, read)
+
+    # What is better stored.
+
+    def _store_what_pays(self) -> bool:
+        """Find nodes that several kernels would compute, at a price. Returns whether there are any."""
+        keys: dict[Node, set[Any]] = {}
+        moves: dict[Node, int] = {}
+        added = False
+
+        def note(x: Node, used_by: set[Any], moved: bool, size: int) -> None:
+            if self.kinds[x] in (LEAF, CONSTANT) or x in self.level:
+                return
+            known = keys.setdefault(x, set())
+            if len(known) < 4:
+                known |= used_by
+            if moved:
+                moves[x] = moves.get(x, 0) + 1
+            if 1 < x.type.size < size:
+                moves[x] = moves.get(x, 0) + 2
+
+        for node in reversed(self.order):
+            kind = self.kinds[node]
+            if node in self.fused_products or (self.constant(node) is not None):
+                continue
+            if kind >= REDUCE:
+                own = {self._key_of(node)}
+            elif node in self.stored:
+                own = {(squeezed(node.shape), self.level[node])}
+            else:
+                own = keys.get(node, set())
+                if not own:
+                    continue
+                times = len(own) + max(0, moves.get(node, 0) - 1)
+                if (
+                    kind in (POINTWISE, GENERATED, INDEXED)
+                    and times > 1
+                    and self._cost[node] * (times - 1) > _RECOMPUTED_COST
+                ):
+                    self.stored.add(node)
+                    added = True
+                    own = {(squeezed(node.shape), self.same[node])}
+            if node in self.check_level:
+                note(node.inputs[1], {("check", self.check_level[node])}, False, 0)
+            for x in self.operands(node):
+                moved = kind == MOVEMENT and squeezed(x.shape) != squeezed(node.shape)
+                moved = moved or (kind == MOVEMENT and node.op.name not in ("reshape", "broadcast_in_dim"))
+                note(x, own, moved and len(self.users[x]) > 1, node.type.size)
+        return added
+
+    def _key_of(self, node: Node) -> Any:
+        if self.kinds[node] == REDUCE:
+            return (squeezed(node.inputs[0].shape), self.level[node])
+        return (id(node), self.level[node])
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A factor of a product: where element (axes of the result) lies in a stored node."""
+
+    node: Node
+    offset: Affine
+
+
+def _users(order: list[Node]) -> dict[Node, list[Node]]:
+    users: dict[Node, list[Node]] = {}
+    for node in order:
+        for x in dict.fromkeys(node.inputs):
+            users.setdefault(x, []).append(node)
+        users.setdefault(node, [])
+    return users
+
+
+def _own_cost(node: Node) -> int:
+    name = node.op.name
+    if name in _FREE:
+        return 1
+    found = _COSTS.get(name)
+    if found is not None:
+        return found
+    return _CALL_COST if name in _ELEMENTARY_NAMES else 1
+
+
+_ELEMENTARY_NAMES = frozenset(
+    "pow exp expm1 exp2 log log1p log2 log10 sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh "
+    "atanh sigmoid erf erfc".split()
+)
+
+

@@ -1,0 +1,49 @@
+"""Flattening nested containers of arguments and results into leaves, and putting them together again.
+
+Containers are tuples (named ones too), lists and dicts, exactly of these types; everything else is a leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Spec = Any
+"""A hashable description of the containers: ``None`` for a leaf, else (kind, keys or type, children)."""
+
+
+def flatten(value: Any) -> tuple[list[Any], Spec]:
+    """The leaves in order, and the structure around them."""
+    leaves: list[Any] = []
+    return leaves, _flatten(value, leaves)
+
+
+def _flatten(value: Any, leaves: list[Any]) -> Spec:
+    cls = value.__class__
+    if cls is tuple or cls is list:
+        return cls, len(value), tuple([_flatten(item, leaves) for item in value])
+    if cls is dict:
+        return dict, tuple(value), tuple([_flatten(item, leaves) for item in value.values()])
+    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
+        return cls, len(value), tuple([_flatten(item, leaves) for item in value])
+    leaves.append(value)
+    return None
+
+
+def unflatten(spec: Spec, leaves: Iterator[Any]) -> Any:
+    """The value with this structure and these leaves."""
+    if spec is None:
+        return next(leaves)
+    kind, keys, children = spec
+    items = [unflatten(child, leaves) for child in children]
+    if kind is dict:
+        return dict(zip(keys, items, strict=True))
+    if kind is tuple or kind is list:
+        return kind(items)
+    return kind(*items)
+
+
+def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
+    """The same structure with `function` applied to each leaf."""
+    leaves, spec = flatten(value)
+    return unflatten(spec, iter([function(leaf) for leaf in leaves]))

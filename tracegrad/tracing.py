@@ -1,0 +1,352 @@
+"""A trace: what one run of a function did to tensors, as a graph.
+
+While a :class:`Trace` is active the function runs for real; values are concrete, so Python may look at them.
+Every operation is evaluated *and* appended to the trace's graph. Everything else that connects tensors with the
+world is told to the trace by small hooks in :mod:`tracegrad.tensor` and :mod:`tracegrad.dispatch`:
+
+* a tensor that the trace has not seen comes from outside and becomes an input *by reference* (`Source`);
+* an in-place operation gives the tensor a new SSA value; what it holds at the end is an *update*;
+* reading a value into Python (``if``, ``item()``) becomes a *guard* that the value is the same;
+* ``grad`` of a leaf is a slot that the trace follows.
+
+What cannot be followed makes the trace give up, with a reason and the user's line; the function then runs
+eagerly. Since the run itself was eager, its results are right in any case. Start reading at :meth:`Trace.record`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tracegrad.dispatch import user_location
+from tracegrad.ir.builder import GraphBuilder
+from tracegrad.ir.graph import Node as Value
+from tracegrad.ir.location import SourceLocation
+from tracegrad.ir.op import Op, registered
+from tracegrad.ir.types import TensorType, from_numpy_dtype
+from tracegrad.node import Node as Record
+from tracegrad.tensor import Tensor, new_tensor
+
+_SMALL_CONSTANT = 256
+"""Constant arrays up to this many elements stand in the graph; larger ones become inputs."""
+
+
+class Source(NamedTuple):
+    """Where an input of the graph is read from at each call.
+
+    Attributes:
+        kind: ``"argument"`` (`index` counts tensor arguments), ``"capture"`` (`tensor` itself), ``"grad"``
+            (the ``grad`` of `tensor`, which is an argument or a capture), or ``"constant"`` (`tensor`, which
+            nobody else can reach).
+        tensor: the tensor at the time of tracing.
+        index: argument number; -1 if it is none.
+        requires_grad, is_leaf: what they were at the start of the trace.
+    """
+
+    kind: str
+    tensor: Tensor
+    index: int
+    requires_grad: bool
+    is_leaf: bool
+
+
+class Guard(NamedTuple):
+    """A condition on a value that Python looked at."""
+
+    value: Value
+    location: SourceLocation | None
+    what: str
+
+
+class _Known(NamedTuple):
+    """What the trace knows of a tensor: kept alive, with its value as of a version."""
+
+    tensor: Tensor
+    value: Value
+    version: int
+
+
+class _Write(NamedTuple):
+    """The last in-place change of a storage: which region, and its new value."""
+
+    geometry: tuple[Any, ...]
+    value: Value
+    version: int
+
+
+def _geometry(tensor: Tensor) -> tuple[Any, ...]:
+    array = tensor._data
+    return array.__array_interface__["data"][0], array.shape, array.strides
+
+
+def _holds_array(source: Any) -> bool:
+    """Whether data came from somewhere else than Python numbers."""
+    if isinstance(source, (list, tuple, range)):
+        return any(_holds_array(item) for item in source)
+    return not (source is None or isinstance(source, (int, float, bool, str)))
+
+
+class Trace:
+    """Records one run of a function. Activate it by setting ``grad_mode.state.trace``.
+
+    Attributes:
+        builder: appends to the graph.
+        sources: one per graph input.
+        guards: what Python looked at, in order.
+        failure: why the trace gave up, with the user's line; None while it has not.
+        written_grads: leaves whose ``grad`` was assigned.
+        records: autograd records made during the trace, with the value of their result.
+        stopped: values through which no derivative flows: detached, or computed without recording.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.builder = GraphBuilder(name)
+        self.sources: list[Source] = []
+        self.guards: list[Guard] = []
+        self.failure: tuple[str, SourceLocation | None] | None = None
+        self.written_grads: dict[int, Tensor] = {}
+        self.entry_grads: dict[int, Tensor | None] = {}
+        self.records: dict[Record, Value] = {}
+        self.stopped: set[Value] = set()
+        self.entry_versions: dict[int, int] = {}
+        self._known: dict[int, _Known] = {}
+        self._writes: dict[int, _Write] = {}
+        self._keep: list[Any] = []
+
+    # Inputs.
+
+    def argument(self, tensor: Tensor, index: int) -> None:
+        """Make a tensor argument an input. The same tensor twice is one input."""
+        if id(tensor) not in self._known:
+            self._input(tensor, "argument", index, f"arg{index}")
+
+    def _input(self, tensor: Tensor, kind: str, index: int, hint: str | None) -> Value:
+        type = TensorType(from_numpy_dtype(tensor._data.dtype), tensor._data.shape)
+        value = self.builder.input(type, hint)
+        self.sources.append(
+            Source(kind, tensor, index, tensor._requires_grad, tensor._grad_fn is None)
+        )
+        self._set(tensor, value)
+        self.entry_versions[id(tensor)] = tensor._version
+        return value
+
+    def _set(self, tensor: Tensor, value: Value) -> None:
+        self._known[id(tensor)] = _Known(tensor, value, tensor._version)
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether the tensor has a value in this trace."""
+        return id(tensor) in self._known
+
+    def value_of(self, tensor: Tensor) -> Value:
+        """The current SSA value of a tensor; unknown tensors become captured inputs."""
+        known = self._known.get(id(tensor))
+        if known is None:
+            if tensor._counter is not None and id(tensor._counter) in self._writes:
+                return self._through_storage(tensor)
+            return self._input(tensor, "capture", -1, f"captured{len(self.sources)}")
+        if known.version != tensor._version:
+            return self._through_storage(tensor)
+        return known.value
+
+    def _through_storage(self, tensor: Tensor) -> Value:
+        """The value after the storage was changed through another tensor."""
+        write = self._writes.get(id(tensor._counter))
+        if write is None or write.version != tensor._version or write.geometry != _geometry(tensor):
+            self.give_up("a tensor was changed in place through a view that covers another part of it")
+            return self._placeholder(tensor)
+        self._set(tensor, write.value)
+        return write.value
+
+    def _placeholder(self, tensor: Tensor) -> Value:
+        """Some value of the right type; the trace has failed and its graph will not be used."""
+        type = TensorType(from_numpy_dtype(tensor._data.dtype), tensor._data.shape)
+        return self.builder.full(type.shape, 0, type.dtype)
+
+    # What dispatch and tensors report.
+
+    def record(self, op: Op, operands: Sequence[Any], attrs: dict[str, Any], out: Tensor) -> None:
+        """An op was applied: append it to the graph."""
+        if self.failure is not None:
+            return
+        record = out._grad_fn
+        builder = self.builder
+        if builder.origin is None:
+            builder.location = user_location() if record is None else record.location
+        out_dtype = from_numpy_dtype(out._data.dtype)
+        dtype = out_dtype
+        for x in operands:
+            if isinstance(x, Tensor) and (x._data.dtype.kind != "b" or dtype is out_dtype):
+                dtype = from_numpy_dtype(x._data.dtype)
+                if x._data.dtype.kind != "b":
+                    break
+        inputs = tuple(
+            self.value_of(x) if isinstance(x, Tensor) else builder.const(x, dtype) for x in operands
+        )
+        if self.failure is not None:
+            return
+        value = builder.emit(op, inputs, attrs)
+        if value.type != (out_dtype, out._data.shape):
+            raise AssertionError(f"{op} gave {out.dtype}{list(out.shape)}, but its type rule says {value.type}")
+        self._set(out, value)
+        if record is not None:
+            self.records[record] = value
+        elif not out._requires_grad:
+            self.stopped.add(value)
+
+    def store(self, tensor: Tensor, value: Tensor) -> None:
+        """`tensor` was overwritten with `value`."""
+        if self.failure is not None:
+            return
+        new = self.value_of(value)
+        if id(tensor) not in self._known:
+            # Never read, only written: still an input, whose memory the update goes to.
+            self._input(tensor, "capture", -1, f"captured{len(self.sources)}")
+            self.entry_versions[id(tensor)] -= 1
+        self._set(tensor, new)
+        self._writes[id(tensor._counter)] = _Write(_geometry(tensor), new, tensor._version)
+        self._keep.append(tensor._counter)
+
+    def alias(self, out: Tensor, tensor: Tensor) -> None:
+        """`out` is `tensor` under another name (detach): the same value, cut off from derivatives."""
+        if self.failure is not None:
+            return
+        value = self.value_of(tensor)
+        if tensor._requires_grad:
+            value = self.builder.emit(registered("copy"), (value,), {}, user_location())
+            self.stopped.add(value)
+        self._set(out, value)
+
+    def created(self, tensor: Tensor, source: Any) -> None:
+        """A tensor was made of Python data, which is constant as far as the trace can tell.
+
+        The numbers that it was made of were computed by Python from what is guarded.
+        """
+        if self.failure is not None:
+            return
+        if _holds_array(source):
+            self.give_up(f"a tensor is made from a {type(source).__name__} inside the function")
+            return
+        data = tensor._data
+        self.builder.location = user_location()
+        self._set(tensor, self._constant(tensor, data))
+
+    def _constant(self, tensor: Tensor, data: np.ndarray) -> Value:
+        if data.size and (data.size == 1 or bool(np.all(data == data.flat[0]))):
+            first = data.flat[0].item()
+            if not (first == 0 and isinstance(first, float) and bool(np.signbit(data).any())):
+                return self.builder.full(data.shape, first, from_numpy_dtype(data.dtype))
+        if data.size <= _SMALL_CONSTANT:
+            return self.builder.const_array(data)
+        # The user may change the new tensor in place; the constant stays as it is now.
+        private = new_tensor(data.copy())
+        self._keep.append(private)
+        return self._input(private, "constant", -1, f"constant{len(self.sources)}")
+
+    def recall(self, out: Tensor, record: Record) -> None:
+        """`out` is the saved result of a record, brought back for its derivative rule."""
+        if self.failure is not None:
+            return
+        value = self.records.get(record)
+        if value is None:
+            self.give_up("the backward pass leaves the function: a graph from outside is differentiated")
+        else:
+            self._set(out, value)
+
+    def begin_adjoint(self, record: Record | None) -> None:
+        """The backward sweep has reached a record (None: it is over)."""
+        if self.failure is not None:
+            return
+        self.builder.origin = None
+        if record is not None:
+            origin = self.records.get(record)
+            if origin is None:
+                self.give_up(
+                    "the backward pass leaves the function: a graph from outside is differentiated"
+                )
+            else:
+                self.builder.origin = origin
+                self.builder.location = origin.location
+
+    # What Python sees.
+
+    def read_branch(self, tensor: Tensor, taken: bool) -> None:
+        """`bool(tensor)` was asked for."""
+        if self.failure is not None:
+            return
+        value = self.value_of(tensor)
+        zero = self.builder.const(0, value.dtype)
+        self.builder.location = user_location()
+        name = "ne" if taken else "eq"
+        condition = self.builder.emit(registered(name), (value, zero), {})
+        self._guard(condition, f"bool() is {taken}")
+
+    def read_value(self, tensor: Tensor, seen: Any) -> None:
+        """The number that a tensor holds was asked for."""
+        if self.failure is not None:
+            return
+        value = self.value_of(tensor)
+        builder = self.builder
+        builder.location = user_location()
+        if isinstance(seen, float) and math.isnan(seen):
+            condition = builder.emit(registered("ne"), (value, value), {})
+        else:
+            condition = builder.emit(
+                registered("eq"), (value, builder.const(seen, value.dtype)), {}
+            )
+            if seen == 0 and isinstance(seen, float):
+                # 0.0 and -0.0 compare equal, but Python can tell them apart.
+                inverse = builder.emit(registered("div"), (builder.const(1, value.dtype), value), {})
+                side = builder.const(math.copysign(math.inf, seen), value.dtype)
+                condition = builder.emit(registered("eq"), (inverse, side), {})
+        self._guard(condition, f"the value is {seen!r}")
+
+    def _guard(self, condition: Value, what: str) -> None:
+        if condition.shape:
+            condition = self.builder.emit(registered("reshape"), (condition,), {"shape": ()})
+        self.guards.append(Guard(condition, self.builder.location, what))
+
+    def escape(self, tensor: Tensor, what: str) -> None:
+        """All elements of a tensor were given to Python: no guard can cover that."""
+        self.give_up(f"{what} gives a tensor's elements to Python")
+
+    def changed_flags(self, tensor: Tensor) -> None:
+        """`requires_grad` or the history of a tensor is changed."""
+        if id(tensor) in self._known and not self._is_input(tensor):
+            return
+        self.give_up("requires_grad of a tensor from outside is changed")
+
+    def _is_input(self, tensor: Tensor) -> bool:
+        return any(source.tensor is tensor for source in self.sources)
+
+    # grad of leaves.
+
+    def read_grad(self, tensor: Tensor) -> Tensor | None:
+        """`grad` is read: what it was at the start is part of what the trace depends on."""
+        current = tensor._grad
+        if self.failure is None and id(tensor) not in self.written_grads and id(tensor) not in self.entry_grads:
+            self.entry_grads[id(tensor)] = current
+            self._keep.append(tensor)
+            if not self.knows(tensor):
+                self.value_of(tensor)
+            if current is not None and not self.knows(current):
+                self._input(current, "grad", -1, f"grad{len(self.sources)}")
+                owner = next((s.index for s in self.sources if s.tensor is tensor), -1)
+                self.sources[-1] = self.sources[-1]._replace(tensor=tensor, index=owner)
+                self._keep.append(current)
+        return current
+
+    def write_grad(self, tensor: Tensor, value: Tensor | None) -> None:
+        """`grad` is assigned."""
+        if self.failure is None:
+            self.written_grads[id(tensor)] = tensor
+
+    # The end.
+
+    def give_up(self, reason: str) -> None:
+        """The run cannot be described by a graph; keep the first reason."""
+        if self.failure is None:
+            self.failure = reason, user_location()
+
