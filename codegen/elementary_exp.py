@@ -258,7 +258,8 @@ def log1p(x: Floats) -> Floats:
     # What rounding took from 1 + x; either operand may be the larger one.
     rest = where(x > 1.0, 1.0 - (total - x), x - (total - 1.0))
     result = _with_log_limits(total, _log_of_sum(total, rest))
-    return where(x.equals(0.0), x, result)
+    # Of tiny arguments the half in _split_sum would be rounded, and a zero would lose its sign.
+    return where(x.abs() < (1e-30 if x.is_f32 else 1e-290), x, result)
 
 
 def log2(x: Floats) -> Floats:

@@ -128,5 +128,3 @@ def _erfc_long(x: Floats) -> Floats:
     product = factor + factor.fma(r, inner)
     half, other = powers_of_two(biased, x)
     return (product * half) * other
-
-

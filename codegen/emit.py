@@ -19,11 +19,12 @@ from .emit_body import Body, Point, Values
 from .emit_loops import emit_loops
 from .engine import Host
 from .entry import ArraySpec, emit_entry
-from .kernel import Buffer, DecisionKernel, Kernel, LoopKernel, MatmulKernel, PythonStep, Load
-from .ll_loops import element_pointer, loop_nest
+from .index import row_major_strides
+from .kernel import Buffer, DecisionKernel, Kernel, Load, LoopKernel, MatmulKernel, PythonStep
+from .ll_loops import element_pointer, loop_nest, store_vector
 from .ll_scalar import Element
 from .ll_types import I8, I32, I64, POINTER, memory_type
-from .loop_order import LoopOrder, choose_order
+from .loop_order import LoopOrder, body_weight, choose_order
 from .matmul import emit_matmul
 from .memory import ALIGNMENT, MemoryPlan
 from .schedule import Schedule, product_spec
@@ -36,6 +37,9 @@ _INLINED_PRODUCT = 512
 
 # From about this many operations on other threads may run meanwhile (about 20 us).
 _LONG = 200_000
+
+# What follows a product is emitted in few places if its body is larger than this.
+_COMPACT_WEIGHT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +248,7 @@ def _emit_product(
     type_ = kernel.node.type
     dtype, batch = type_.dtype, type_.shape[:-2]
     spec = product_spec(kernel.a, kernel.b, type_)
+    strides = row_major_strides(type_.shape)
     with loop_nest(builder, batch, "batch") as indices:
         a_ptr, b_ptr = (
             element_pointer(
@@ -254,17 +259,82 @@ def _emit_product(
             )
             for view in (kernel.a, kernel.b)
         )
-        rows, columns = type_.shape[-2:]
-        c_ptr, place = None, None
+        c_ptr = None
         if kernel.out is not None:
-            strides = []
-            stride = rows * columns
-            for extent in reversed(batch):
-                strides.append(stride)
-                stride *= extent
-            place = _dot(builder, indices, tuple(reversed(strides)), 0)
-            c_ptr = element_pointer(builder, pointers(kernel.out.real), dtype, place)
-        emit_matmul(builder, spec, a_ptr, b_ptr, c_ptr, target=host)
+            at = _dot(builder, indices, strides, 0)
+            c_ptr = element_pointer(builder, pointers(kernel.out.real), dtype, at)
+        store, compact = None, False
+        if kernel.epilogue is not None:
+            epilogue = _Epilogue(host, kernel, kernel.epilogue, pointers, indices, c_ptr)
+            store, compact = epilogue.store, epilogue.order.weight > _COMPACT_WEIGHT
+        emit_matmul(
+            builder, spec, a_ptr, b_ptr, c_ptr, store=store, compact=compact, target=host
+        )
+
+
+class _Epilogue:
+    """What is done with each piece of a product when it is finished."""
+
+    def __init__(
+        self,
+        host: Host,
+        product: MatmulKernel,
+        kernel: LoopKernel,
+        pointers: Callable[[Buffer], ll.Value],
+        batch: list[ll.Value],
+        c_ptr: ll.Value | None,
+    ) -> None:
+        self.host = host
+        self.product = product
+        self.kernel = kernel
+        self.pointers = pointers
+        self.batch = batch
+        self.c_ptr = c_ptr
+        self.order = self._order_for(1)
+
+    def _order_for(self, lanes: int) -> LoopOrder:
+        extents = self.kernel.extents
+        wide = self.product.node.shape[-1] != 1
+        depth = len(extents)
+        return LoopOrder(
+            tuple(range(depth)),
+            extents,
+            depth,
+            depth - 1 if wide else -1,
+            lanes,
+            body_weight(self.kernel),
+        )
+
+    def store(
+        self,
+        builder: ll.IRBuilder,
+        value: ll.Value,
+        row: ll.Value,
+        column: ll.Value,
+        lanes: int,
+        active: int,
+    ) -> None:
+        """The callback of ``emit_matmul``."""
+        shape = self.product.node.shape
+        dtype = self.product.node.dtype
+        if self.c_ptr is not None:
+            at = builder.add(builder.mul(row, I64(shape[-1])), column)
+            place = element_pointer(builder, self.c_ptr, dtype, at)
+            store_vector(builder, value, place, dtype, lanes, active)
+        given = {
+            number: Element(value, dtype)
+            for number, instruction in enumerate(self.kernel.instructions)
+            if isinstance(instruction, Load) and instruction.buffer is self.product.product
+        }
+        position = [*self.batch, row, column]
+        variables = [i for i, n in zip(position, shape, strict=True) if n != 1]
+        order = self._order_for(lanes)
+        body = Body(builder, self.host, self.kernel, order, self.pointers, given)
+        point = Point(tuple(variables), lanes, 1, active)
+        values: dict[int, Values] = {}
+        for depth in range(len(variables) + 1):
+            body.emit_depth(depth, point, values)
+        body.emit_stores(point, values)
 
 
 def _dot(

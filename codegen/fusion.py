@@ -68,6 +68,7 @@ class Analysis:
         self.kinds: dict[Node, int] = {node: LEAF for node in graph.inputs}
         for node in self.order:
             self.kinds[node] = self._classify(node)
+        self.transposed = self._turn_products()
         self.contracted = self._contract() if host.has_fma else {}
         self.fused_products = {
             node.inputs[number] for node, (_, number) in self.contracted.items()
@@ -139,9 +140,36 @@ class Analysis:
             return Constant(node.dtype, node.attrs.get("value", 0))
         if kind == REDUCE and node.inputs[0].type.size == 0:
             return Constant(node.dtype, node.op.lower.start(node.dtype))
-        if kind == MATMUL and node.inputs[0].shape[-1] == 0:
+        if kind == MATMUL and self.factors(node)[0].shape[-1] == 0:
             return Constant(node.dtype, 0)
         return None
+
+    def factors(self, node: Node) -> tuple[Node, ...]:
+        """The factors of the product that a node is, or is the transpose of."""
+        return self.transposed.get(node, node).inputs
+
+    def _turn_products(self) -> dict[Node, Node]:
+        """Transposed products that nothing else reads: ``(x @ y).T`` is computed as ``y.T @ x.T``.
+
+        The transpose takes the product's place; the product itself is dropped.
+        """
+        outputs = set(self.program.graph.outputs)
+        turned = {}
+        for node in self.order:
+            if node.op.name != "permute":
+                continue
+            x, n = node.inputs[0], node.ndim
+            if (
+                self.kinds[x] == MATMUL
+                and node.attrs["dims"] == (*range(n - 2), n - 1, n - 2)
+                and len(self.users[x]) == 1
+                and x not in outputs
+            ):
+                turned[node] = x
+                self.kinds[node] = MATMUL
+        dropped = set(turned.values())
+        self.order = [node for node in self.order if node not in dropped]
+        return turned
 
     def _contract(self) -> dict[Node, tuple[Node, int]]:
         """Sums of floats with a product that nothing else reads: they become one multiply-add.
@@ -168,6 +196,8 @@ class Analysis:
 
     def operands(self, node: Node) -> tuple[Node, ...]:
         """What the code of a node reads: its inputs, or in place of a fused product its factors."""
+        if node in self.transposed:
+            return self.transposed[node].inputs
         fused = self.contracted.get(node)
         if fused is None:
             return node.inputs
@@ -225,18 +255,20 @@ class Analysis:
     def _store_factors(self, node: Node) -> None:
         if node.type.size == 0:
             return
-        factors = []
-        for x, axes in zip(node.inputs, ((-2, -1), (-2, -1)), strict=True):
-            factors.append(self._as_view(node, x, axes))
-        self.products[node] = (factors[0], factors[1])
+        x, y = self.factors(node)
+        if node in self.transposed:
+            x, y = y, x
+        self.products[node] = (self._as_view(node, x), self._as_view(node, y))
 
-    def _as_view(self, node: Node, x: Node, axes: tuple[int, int]) -> Factor:
+    def _as_view(self, node: Node, x: Node) -> Factor:
         """A factor as a strided view of a stored node, through as many movements as possible."""
         rank = node.ndim
         # Loop variables are the axes of the factor, aligned with those of the result.
         unit = [
             Affine(tuple([int(i == number) for i in range(rank)])) for number in range(rank)
         ]
+        if node in self.transposed:
+            unit[-2:] = unit[-1], unit[-2]
         lead = rank - x.ndim
         index: Any = tuple([0 if n == 1 else unit[lead + i] for i, n in enumerate(x.shape)])
         at: Node = x

@@ -62,16 +62,21 @@ def accesses(kernel: LoopKernel) -> list[tuple[Affine, int, float]]:
     return found
 
 
+def body_weight(kernel: LoopKernel) -> int:
+    """Roughly the number of machine instructions of a body."""
+    return sum(
+        12 if x.node.op.name in _HEAVY else 1
+        for x in kernel.instructions
+        if isinstance(x, (Apply, MultiplyAdd))
+    )
+
+
 def choose_order(kernel: LoopKernel, host: Host) -> LoopOrder:
     """The loops for a kernel. Quadratic in the number of axes, linear in the body."""
     offsets = accesses(kernel)
     axes = _merged(kernel, offsets)
     lanes = _lanes(kernel, host)
-    weight = sum(
-        (12 if x.node.op.name in _HEAVY else 1)
-        for x in kernel.instructions
-        if isinstance(x, (Apply, MultiplyAdd))
-    )
+    weight = body_weight(kernel)
     reduced = [i for i, _ in axes if i in kernel.reduced]
     kept = [i for i, _ in axes if i not in kernel.reduced]
     extents = dict(axes)

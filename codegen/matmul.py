@@ -62,11 +62,11 @@ _WORTH = 0.01
 _TILE_ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14)
 _TILE_VECTORS = (1, 2, 3, 4, 6, 8, 12)
 
-
 # Multiply-adds of 32-bit numbers from which BLAS pays; those of 64-bit numbers count twice.
-_BLAS_THREADS_WORK = 4.0e6  # divided by the number of threads, of which four count
+_BLAS_THREADS_WORK = 6.0e6  # divided by the number of threads, of which four count
 _BLAS_ONE_THREAD_WORK = 64.0e6
 _BLAS_VECTOR_WORK = 0.5e6
+_BLAS_THIN = 32  # below this extent threads do not help
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +96,12 @@ def prefers_blas(spec: MatmulSpec) -> bool:
     """Whether ``np.matmul(a, b, out=c)`` is likely faster than :func:`emit_matmul`'s code.
 
     Measured on two cores with AVX2, against OpenBLAS. One thread of it is never ahead by more than
-    a tenth where a cache holds the factors, but from about 128 x 128 x 128 on its second thread
-    pays (1.1 times as fast there, 1.7 times at 256). More cores are assumed to move that point
-    down, but not below what starting them costs. Another BLAS (Apple's) may be ahead much earlier.
-    Where a matrix comes from memory, OpenBLAS's product of a vector with its rows is twice as fast.
+    a tenth where a cache holds the factors. Its second thread begins to pay at 128 x 128 x 128 (1.0
+    times as fast in single, 1.4 times in double precision; 1.7 times at 256), and does not for thin
+    products (16 x 512 x 512: 0.8 times). Leaving native code, and what could have been fused, cost
+    some microseconds more. That more cores move the point down is an assumption; another BLAS
+    (Apple's) may be ahead much earlier. Where a matrix comes from memory, OpenBLAS's product of a
+    vector with its rows is twice as fast as ours.
     """
     if not spec.dtype.is_floating or min(spec.m, spec.n, spec.k) == 0:
         return False
@@ -112,10 +114,8 @@ def prefers_blas(spec: MatmulSpec) -> bool:
         # A vector times rows; their dot products with a vector are no slower here.
         rows = spec.b_strides[1] if spec.m == 1 else spec.a_strides[0]
         return max(spec.m, spec.n) > 1 and rows == 1 and work > _BLAS_VECTOR_WORK
-    if min(spec.m, spec.n) < 16:
-        return work > _BLAS_ONE_THREAD_WORK
     threads = _available_cpus()
-    if threads == 1:
+    if threads == 1 or min(spec.m, spec.n) < _BLAS_THIN:
         return work > _BLAS_ONE_THREAD_WORK
     return work > _BLAS_THREADS_WORK / min(threads, 4)
 

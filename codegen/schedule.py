@@ -239,7 +239,7 @@ class _Assembly:
             buffer = self.buffer_of(node)
             level = a.level.get(node, -1) + 1
             self.leveled.append((level, DecisionKernel(node, buffer, True, GUARD_FAILED)))
-        kernels = self._ordered()
+        kernels = _with_epilogues(self._ordered())
         for buffer, target in self._not_in_place(kernels):
             kernels.append(_copy(buffer, target))
         return Schedule(a.program, kernels, self.inputs, self.results, list(a.reasons.items()))
@@ -370,7 +370,7 @@ class _Assembly:
     def _multiply(self, node: Node) -> None:
         shape = node.shape
         a, b = self.a.products[node]
-        depth = node.inputs[0].shape[-1]
+        depth = self.a.factors(node)[0].shape[-1]
         views = []
         for operand, extents in ((a, (*shape[:-1], depth)), (b, (*shape[:-2], depth, shape[-1]))):
             views.append(
@@ -448,6 +448,44 @@ class _Assembly:
             else:
                 remaining.append((buffer, target))
         return remaining
+
+
+def _with_epilogues(kernels: list[Kernel]) -> list[Kernel]:
+    """Let matrix products do what follows them, element by element: add a bias, update a weight.
+
+    A loop kernel that is the first to read a product, each element at its own place, becomes part of it;
+    the product moves to the place of that kernel.
+    """
+    readers: dict[Buffer, list[int]] = {}
+    for position, kernel in enumerate(kernels):
+        for buffer in dict.fromkeys(kernel.reads()):
+            readers.setdefault(buffer, []).append(position)
+    result: list[Kernel | None] = list(kernels)
+    for position, product in enumerate(kernels):
+        if not isinstance(product, MatmulKernel) or not readers.get(product.product):
+            continue
+        first = readers[product.product][0]
+        follower = result[first]
+        if not isinstance(follower, LoopKernel) or not _may_follow(follower, product):
+            continue
+        product.epilogue = follower
+        if product.product.role == "temporary" and len(readers[product.product]) == 1:
+            product.out = None
+        result[first], result[position] = product, None
+    return [kernel for kernel in result if kernel is not None]
+
+
+def _may_follow(kernel: LoopKernel, product: MatmulKernel) -> bool:
+    """Whether a kernel does nothing but store, and reads the product at its own point only."""
+    shape = product.node.shape
+    if kernel.extents != squeezed(shape) or kernel.reduced or kernel.ordered or not kernel.stores:
+        return False
+    own = linearize(identity_index(shape), shape, len(kernel.extents))
+    return all(
+        instruction.offset == own and not instruction.dynamic
+        for instruction in kernel.instructions
+        if isinstance(instruction, Load) and instruction.buffer is product.product
+    )
 
 
 def _copy(buffer: Buffer, target: Buffer) -> LoopKernel:

@@ -24,6 +24,7 @@ from typing import Any, TypeVar, overload
 
 from tracegrad import pytree
 from tracegrad.explanation import explain_function, show_stage
+from tracegrad.fastcall import GUARD_FAILED, MISS, generate
 from tracegrad.grad_mode import state
 from tracegrad.guards import Unguardable, watch
 from tracegrad.ir import config, events
@@ -94,6 +95,7 @@ class CompiledFunction:
         self._backend = backend
         self._lock = threading.RLock()
         self._variants: dict[Any, list[Variant]] = {}
+        self._call: Callable[[tuple[Any, ...]], Any] | None = None
         self._failed_in_a_row = 0
         self._eager_because: tuple[str, SourceLocation | None] | None = None
         self.refusals: list[tuple[str, SourceLocation | None]] = []
@@ -106,9 +108,19 @@ class CompiledFunction:
         return _BoundCompiled(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        stats = self.stats
+        call = self._call
+        failed = None
+        if call is not None and not kwargs and not events.active:
+            result = call(args)
+            if result is not MISS:
+                if result is not GUARD_FAILED:
+                    stats.calls += 1
+                    stats.native += 1
+                    return result
+                failed = call
         if state.trace is not None:
             return self._function(*args, **kwargs)  # Part of a larger trace.
-        stats = self.stats
         stats.calls += 1
         if self._eager_because is not None or config.disable_jit.get():
             stats.eager += 1
@@ -118,9 +130,11 @@ class CompiledFunction:
         key = spec, tuple([_leaf_key(leaf) for leaf in leaves])
         for variant in tuple(self._variants.get(key, ())):
             if variant.applies(tensors):
-                done, result = self._run(variant, tensors)
-                if done:
-                    return result
+                if failed is None or variant.call is not failed:
+                    done, result = self._run(variant, tensors)
+                    if done:
+                        self._call = variant.call
+                        return result
                 stats.guard_failures["a value that Python looked at"] += 1
         return self._trace(key, leaves, tensors, args, kwargs)
 
@@ -171,7 +185,10 @@ class CompiledFunction:
             self._refuse(refusal.reason, refusal.location, final=False)
         else:
             self._failed_in_a_row = 0
+            if not kwargs and all(a is b for a, b in zip(args, leaves, strict=False)) and len(args) == len(leaves):
+                variant.call = generate(variant, leaves)
             self._add(key, variant)
+            self._call = variant.call
         self.stats.compile_seconds += time.perf_counter() - begin
         return returned
 
@@ -252,6 +269,7 @@ class CompiledFunction:
         """Forget all variants and the decision to run eagerly."""
         with self._lock:
             self._variants.clear()
+            self._call = None
             self._eager_because = None
             self._failed_in_a_row = 0
             self.refusals.clear()

@@ -129,18 +129,16 @@ def record(op: Op, operands: Sequence[Any], attrs: dict[str, Any], out: Tensor) 
     node = new_op_node(cls, op, attrs, tuple(edges), types)
     if numbers is not None:
         node.numbers = tuple(numbers)
-    if reads:
-        saved: list[Any] = [None] * len(edges)
-        changed = False
+    saved: Sequence[Any] = operands
+    if len(reads) != len(edges):
+        saved = [None] * len(edges) if reads else ()
         for index in reads:
-            x = saved[index] = operands[index]
-            if isinstance(x, Tensor) and x._counter is not None and x._counter.value:
-                changed = True
-        node.saved = tuple(saved)
-        if changed:
+            saved[index] = operands[index]
+    for x in saved:
+        if isinstance(x, Tensor) and x._counter is not None and x._counter.value:
             node.versions = tuple([x._version if isinstance(x, Tensor) else 0 for x in saved])
-    else:
-        node.saved = ()
+            break
+    node.saved = tuple(saved)
     if reads_out:
         node.saved_out = data
     # The user's line: two frames up is the function that applied the op.

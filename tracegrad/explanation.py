@@ -94,7 +94,7 @@ def _explain_variant(number: int, variant: Variant) -> list[str]:
     plan = variant.plan
     program = plan.program
     inputs = ", ".join(f"{x.hint}: {x.type}" for x in program.graph.inputs)
-    lines = [f"variant {number}: {variant.calls} calls, {variant.guard_failures} left through a guard"]
+    lines = [f"variant {number}:"]
     lines.append(f"  inputs: {inputs or 'none'}")
     kinds = Counter(source.kind for source in plan.sources)
     lines.append("  read at each call: " + (", ".join(f"{n} {kind}s" for kind, n in kinds.items()) or "nothing"))

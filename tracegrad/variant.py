@@ -8,8 +8,7 @@ of times. Start reading at :meth:`Variant.run`.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -215,7 +214,7 @@ class Variant:
         plan: what it computes and how it is connected.
         guard: the Python state that it depends on.
         executable: made by `compile_program`.
-        calls, guard_failures: how often it ran, and how often a guard on values failed.
+        call: the fast way to call it, see :mod:`tracegrad.fastcall`; None where there is none.
     """
 
     def __init__(
@@ -231,8 +230,6 @@ class Variant:
         self.grad_enabled = grad_enabled
         self.compile_program = compile_program
         self.optimized = optimize(plan.program.graph)
-        self.calls = 0
-        self.guard_failures = 0
         self.derivative: Derivative | None = None
         if plan.differentiable and grad_enabled:
             self.derivative = Derivative(plan, compile_program)
@@ -240,19 +237,21 @@ class Variant:
         else:
             self.executable = compile_program(plan.program.replace_graph(self.optimized))
         self._arguments = [
-            (weakref.ref(t), t._data.shape, t._data.dtype, t._requires_grad, t._grad_fn is None, type(t))
-            for t in arguments
+            (t._data.shape, t._data.dtype, t._requires_grad, t._grad_fn is None, type(t)) for t in arguments
         ]
-        self._pattern = alias_pattern(arguments)
+        self.pattern = alias_pattern(arguments)
         self._captured = {id(s.tensor) for s in plan.sources if s.kind == "capture"}
-        self._fixed = {i for i, t in enumerate(arguments) if id(t) in guard.tensors}
+        # Arguments that the function can also reach by itself must be the same objects again.
+        self.fixed = {i: t for i, t in enumerate(arguments) if id(t) in guard.tensors}
+        self._freed: dict[str, Freed] = {}
+        self.call: Callable[[tuple[Any, ...]], Any] | None = None
 
     def applies(self, arguments: Sequence[Tensor]) -> bool:
         """Whether a call with these tensor arguments is of this variant's kind. Values are not looked at."""
         if state.grad is not self.grad_enabled or len(arguments) != len(self._arguments):
             return False
         for number, (tensor, known) in enumerate(zip(arguments, self._arguments, strict=True)):
-            ref, shape, dtype, requires_grad, is_leaf, cls = known
+            shape, dtype, requires_grad, is_leaf, cls = known
             data = tensor._data
             if (
                 data.shape != shape
@@ -263,11 +262,10 @@ class Variant:
                 or id(tensor) in self._captured
                 or tensor._hooks
                 or tensor._post_hooks
-                or (number in self._fixed) != (id(tensor) in self.guard.tensors)
-                or (number in self._fixed and ref() is not tensor)
+                or self.fixed.get(number) is not (tensor if id(tensor) in self.guard.tensors else None)
             ):
                 return False
-        if alias_pattern(arguments) != self._pattern:
+        if alias_pattern(arguments) != self.pattern:
             return False
         for source, node in zip(self.plan.sources, self.plan.program.graph.inputs, strict=True):
             if source.kind == "capture":
@@ -298,6 +296,18 @@ class Variant:
             tensors.append(tensor)
         return tensors
 
+    def freed_record(self, name: str) -> Freed:
+        """The record of a result whose graph is consumed; the same for all calls."""
+        if name not in self._freed:
+            self._freed[name] = Freed(name)
+        return self._freed[name]
+
+    def make_record(self, tensors: list[Tensor], computed: list[np.ndarray]) -> CompiledBackward:
+        """The record of one call, from its input tensors and the residuals that it computed."""
+        assert self.derivative is not None
+        arrays = [t._data for t in tensors]
+        return CompiledBackward(self.derivative, tensors, self.derivative.residuals(arrays, computed))
+
     def run(self, arguments: Sequence[Tensor]) -> tuple[bool, Any]:
         """Run natively.
 
@@ -316,9 +326,7 @@ class Variant:
             kept = [a.copy() if i in plan.bumps else a for i, a in enumerate(arrays)]
         results = self.executable.run(arrays)
         if results is None:
-            self.guard_failures += 1
             return False, None
-        self.calls += 1
         for number, steps in plan.bumps.items():
             tensors[number]._version_counter().value += steps
         new = [new_tensor(array) for array in results]
@@ -334,7 +342,7 @@ class Variant:
             if leaf.kind == "new":
                 tensor = new[leaf.index]
                 if leaf.freed is not None:
-                    tensor._grad_fn, tensor._requires_grad = Freed(leaf.freed), True
+                    tensor._grad_fn, tensor._requires_grad = self.freed_record(leaf.freed), True
                 elif leaf.differentiable and record is not None:
                     assert self.derivative is not None
                     tensor._grad_fn, tensor._requires_grad = record, True

@@ -38,7 +38,7 @@ def spread(reduced: Any, shape: tuple[int, ...], axis: tuple[int, ...], keepdims
 
 sum_ = linear(
     "sum",
-    eval=lambda x, axis, keepdims: np.sum(x, axis=axis, keepdims=keepdims, dtype=x.dtype),
+    eval=lambda x, axis, keepdims: np.add.reduce(x, axis, x.dtype, None, keepdims),
     type_rule=_reduced,
     transpose=lambda ct, x_type, axis, keepdims: spread(ct, x_type.shape, axis, keepdims),
     attrs=("axis", "keepdims"),

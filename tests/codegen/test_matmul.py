@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("llvmlite")
 
 import llvmlite.ir as ll
+from tracegrad.codegen import matmul
 from tracegrad.codegen.engine import Host, NativeModule, compile_module, compile_object, host
 from tracegrad.codegen.ll_loops import element_pointer, load_vector, store_vector
 from tracegrad.codegen.ll_types import I64, POINTER
@@ -393,20 +394,26 @@ def test_bools_have_no_product() -> None:
         emit_module([make_spec(bool_, 2, 2, 2)], host())
 
 
-def test_blas_is_preferred_for_large_products_only() -> None:
+@pytest.mark.parametrize("cpus", [1, 2, 64])
+def test_blas_is_preferred_for_large_products_only(
+    cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matmul, "_available_cpus", lambda: cpus)
+
     def prefers(dtype: DType, m: int, n: int, k: int, a: str = "rows", b: str = "rows") -> bool:
         return prefers_blas(make_spec(dtype, m, n, k, a, b))
 
     for dtype in (float32, float64):
         for b in ("rows", "columns"):
             assert not prefers(dtype, 64, 64, 64, b=b)
-            assert not prefers(dtype, 16, 100, 1000 if dtype is float32 else 500, b=b)
+            assert not prefers(dtype, 16, 100, 1000, b=b)
             assert prefers(dtype, 1024, 1024, 1024, b=b)
             sizes = [prefers(dtype, size, size, size, b=b) for size in range(16, 1024, 16)]
             assert sizes == sorted(sizes)
         assert not prefers(dtype, 1024, 1024, 1024, "sliced")
         assert not prefers(dtype, 1024, 1024, 1024, "one row")
         assert not prefers(dtype, 1024, 0, 1024)
+    assert prefers(float32, 256, 256, 256) == (cpus > 1)
     assert prefers(float32, 1, 2048, 2048)
     assert not prefers(float32, 1, 2048, 2048, b="columns")
     assert not prefers(int64, 1024, 1024, 1024)

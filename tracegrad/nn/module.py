@@ -633,8 +633,6 @@ def clear_grads(parameters: Iterable[Tensor], set_to_none: bool) -> None:
             continue
         gradient = parameter.grad
         if gradient is not None:
-            if gradient.grad_fn is not None:
+            if gradient.requires_grad:
                 gradient.detach_()
-            else:
-                gradient.requires_grad_(False)
             gradient.zero_()

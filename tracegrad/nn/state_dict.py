@@ -33,21 +33,12 @@ class IncompatibleKeys(NamedTuple):
     __str__ = __repr__
 
 
-class StateDict(OrderedDict[str, Any]):
-    """What ``state_dict()`` returns: an OrderedDict that carries the versions of the modules.
-
-    Attributes:
-        _metadata: {path: {"version": number}}.
-    """
-
-    _metadata: dict[str, dict[str, Any]]
-
-
 def save(module: Module, destination: Any, prefix: str, keep_vars: bool) -> Any:
     """Fill `destination` from a module and all below it; see `Module.state_dict`."""
     if destination is None:
-        destination = StateDict()
-        destination._metadata = OrderedDict()
+        destination = OrderedDict()
+        # The versions of the modules travel with the dictionary: {path: {"version": number}}.
+        destination._metadata = OrderedDict()  # type: ignore[attr-defined]
     metadata = {"version": module._version}
     if hasattr(destination, "_metadata"):
         destination._metadata[prefix[:-1]] = metadata
@@ -93,7 +84,7 @@ def load(module: Module, state_dict: Any, strict: bool, assign: bool) -> Incompa
     keys = IncompatibleKeys([], [])
     errors: list[str] = []
     # A copy, which hooks and subclasses may change.
-    _load_tree(module, StateDict(state_dict), "", metadata, assign, keys, errors)
+    _load_tree(module, OrderedDict(state_dict), "", metadata, assign, keys, errors)
     if strict:
         for kind, names in (("Unexpected", keys.unexpected_keys), ("Missing", keys.missing_keys)):
             if names:
@@ -124,7 +115,7 @@ def _load_tree(
     for name, child in module._modules.items():
         if child is not None:
             path = f"{prefix}{name}."
-            below = StateDict((k, v) for k, v in values.items() if k.startswith(path))
+            below = OrderedDict((k, v) for k, v in values.items() if k.startswith(path))
             _load_tree(child, below, path, metadata, assign, keys, errors)
     for hook in list(module._load_state_dict_post_hooks.values()):
         if hook(module, keys) is not None:
