@@ -17,7 +17,7 @@ from functools import partial
 
 import llvmlite.ir as ll
 
-from . import elementary_exp, elementary_special, elementary_trig
+from . import elementary_exp, elementary_gamma, elementary_special, elementary_trig
 from .lanes import Floats
 
 # Name: formula, and the largest error in ULP of the result for `float` and for `double`.
@@ -46,6 +46,8 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Floats], float, float]] = {
     "atan2": (elementary_trig.atan2, 2.0, 2.0),
     "erf": (elementary_special.erf, 1.0, 1.0),
     "erfc": (elementary_special.erfc, 1.0, 2.0),
+    "lgamma": (elementary_gamma.lgamma, 1.0, 2.0),
+    "digamma": (elementary_gamma.digamma, 1.0, 2.0),
 }
 
 

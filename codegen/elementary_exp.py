@@ -380,6 +380,17 @@ def _log1p_tail(f: Floats, series: Sequence[float]) -> tuple[Floats, Floats]:
     return half_square, s * z.fma(polynomial(z, series, z * z), half_square)
 
 
+def log_pair(x: Floats) -> tuple[Floats, Floats]:
+    """log of a positive finite `double` as a sum, wrong by a few units of 2**-57."""
+    e, m = _split_exponent(x)
+    f = m - 1.0
+    half_square, s_part = _log1p_tail(f, _LOG_F64)
+    high, low = LN2_F64
+    total = e.fma(high, f)
+    lost = e.fma(high, -total) + f
+    return total, lost - (half_square - e.fma(low, s_part))
+
+
 def _log_in_base(whole: Floats, rest: Floats, f: Floats, unit: tuple[float, float]) -> Floats:
     """``whole + rest + unit * log(1 + f)``, the products to twice the precision."""
     half_square, tail = _log1p_tail(f, _LOG_F64)

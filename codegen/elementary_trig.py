@@ -88,13 +88,13 @@ def tan(x: Floats) -> Floats:
 
 
 def _sin_of_parts(x: Floats, quarters: Ints, r: Floats, tail: Floats | None) -> Floats:
-    sine, cosine = _sine_and_cosine(r, tail)
+    sine, cosine = sine_and_cosine(r, tail)
     sign = _top_bit(quarters >> 1) ^ x.sign_bits()
     return where(_is_odd(quarters), cosine, sine).flip_sign(sign)
 
 
 def _cos_of_parts(x: Floats, quarters: Ints, r: Floats, tail: Floats | None) -> Floats:
-    sine, cosine = _sine_and_cosine(r, tail)
+    sine, cosine = sine_and_cosine(r, tail)
     return where(_is_odd(quarters), sine, cosine).flip_sign(_top_bit((quarters + 1) >> 1))
 
 
@@ -129,7 +129,7 @@ def _top_bit(number: Ints) -> Ints:
     return number << (number.width - 1)
 
 
-def _sine_and_cosine(r: Floats, tail: Floats | None) -> tuple[Floats, Floats]:
+def sine_and_cosine(r: Floats, tail: Floats | None) -> tuple[Floats, Floats]:
     """Of ``r + tail``, for ``|r| <= pi/4`` and a `tail` less than an ULP of it."""
     if tail is None:
         square = r * r

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import llvmlite.ir as ll
 
@@ -38,8 +39,14 @@ _INLINED_PRODUCT = 512
 # From about this many operations on other threads may run meanwhile (about 20 us).
 _LONG = 200_000
 
+# Kernels of one function, at most.
+_PART = 40
+
 # What follows a product is emitted in few places if its body is larger than this.
 _COMPACT_WEIGHT = 20
+
+
+NativeKernel: TypeAlias = "LoopKernel | MatmulKernel | DecisionKernel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,6 @@ class Segments:
     entry: str | None
     arguments: list[ArraySpec]
     has_arena: bool
-"""See :func:`emit_program`."""
 
 
 def emit_program(
@@ -89,9 +95,9 @@ def emit_program(
     return Segments(emitter.module, packed, entry, arguments, not plan.on_stack)
 
 
-def split_at_python(kernels: list[Kernel]) -> list[list[Kernel]]:
+def split_at_python(kernels: list[Kernel]) -> list[list[NativeKernel]]:
     """The native kernels before, between and after the steps that Python does."""
-    segments: list[list[Kernel]] = [[]]
+    segments: list[list[NativeKernel]] = [[]]
     for kernel in kernels:
         if isinstance(kernel, PythonStep):
             segments.append([])
@@ -123,22 +129,56 @@ class _ProgramEmitter:
         self.arguments = arguments
         self.module = ll.Module("program")
         self.constants: dict[Buffer, ll.GlobalVariable] = {}
-        self.kernels = 0
+        self.kernels = self.parts = 0
         self.external = [*schedule.inputs, *schedule.results]
 
-    def emit_segment(self, number: int, kernels: list[Kernel]) -> ll.Function:
+    def emit_segment(self, number: int, kernels: list[NativeKernel]) -> ll.Function:
         name = "body" if number == 0 else f"body{number}"
         pointers = [POINTER] * len(self.arguments)
         function = ll.Function(self.module, ll.FunctionType(I32, pointers), name)
         builder = ll.IRBuilder(function.append_basic_block("entry"))
         places = self._places(builder, function)
-        for kernel in kernels:
-            if isinstance(kernel, DecisionKernel):
-                self._emit_decision(builder, kernel, places(kernel.buffer.real))
-            else:
-                self._emit_call(builder, kernel, places)
+        if len(kernels) <= _PART:
+            self._emit_kernels(builder, kernels, places)
+        else:
+            for first in range(0, len(kernels), _PART):
+                self._emit_part(builder, kernels[first : first + _PART], places)
         builder.ret(I32(0))
         return function
+
+    def _emit_kernels(
+        self,
+        builder: ll.IRBuilder,
+        kernels: list[NativeKernel],
+        places: Callable[[Buffer], ll.Value],
+    ) -> None:
+        for kernel in kernels:
+            if isinstance(kernel, DecisionKernel):
+                flag = builder.load(places(kernel.buffer.real), typ=I8)
+                good = builder.icmp_unsigned("!=" if kernel.wanted else "==", flag, I8(0))
+                _leave_unless(builder, good, I32(kernel.status))
+            else:
+                self._emit_call(builder, kernel, places)
+
+    def _emit_part(
+        self,
+        builder: ll.IRBuilder,
+        kernels: list[NativeKernel],
+        places: Callable[[Buffer], ll.Value],
+    ) -> None:
+        """Put some kernels into a function of their own: LLVM's time grows faster than a function."""
+        passed = _memory_of(kernels)
+        type_ = ll.FunctionType(I32, [POINTER] * len(passed))
+        function = ll.Function(self.module, type_, f"part{self.parts}")
+        self.parts += 1
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        pointers = dict(zip(passed, function.args, strict=True))
+        inner = ll.IRBuilder(function.append_basic_block("entry"))
+        self._emit_kernels(inner, kernels, lambda buffer: pointers[buffer])
+        inner.ret(I32(0))
+        status = builder.call(function, [places(buffer) for buffer in passed])
+        _leave_unless(builder, builder.icmp_signed("==", status, I32(0)), status)
 
     def _places(self, builder: ll.IRBuilder, function: ll.Function) -> Callable[[Buffer], ll.Value]:
         known: dict[Buffer, ll.Value] = {}
@@ -182,43 +222,31 @@ class _ProgramEmitter:
             self.constants[buffer] = found
         return found
 
-    def _emit_decision(
-        self, builder: ll.IRBuilder, kernel: DecisionKernel, pointer: ll.Value
-    ) -> None:
-        flag = builder.load(pointer, typ=I8)
-        good = builder.icmp_unsigned("!=" if kernel.wanted else "==", flag, I8(0))
-        leave = builder.append_basic_block("leave")
-        go_on = builder.append_basic_block("decided")
-        builder.cbranch(good, go_on, leave)
-        builder.position_at_end(leave)
-        builder.ret(I32(kernel.status))
-        builder.position_at_end(go_on)
-
     def _emit_call(
         self,
         builder: ll.IRBuilder,
         kernel: LoopKernel | MatmulKernel,
         places: Callable[[Buffer], ll.Value],
     ) -> None:
-        buffers = list(dict.fromkeys([*kernel.writes(), *kernel.reads()]))
-        passed = [buffer for buffer in buffers if buffer.role != "constant"]
+        passed = _memory_of([kernel])
         type_ = ll.FunctionType(ll.VoidType(), [POINTER] * len(passed))
         function = ll.Function(self.module, type_, f"kernel{self.kernels}")
         self.kernels += 1
         function.linkage = "internal"
-        pointers: dict[Buffer, ll.Value] = {}
-        for buffer, argument in zip(passed, function.args, strict=True):
+        arguments = dict(zip(passed, function.args, strict=True))
+        for argument in function.args:
             argument.add_attribute("noalias")
-            pointers[buffer] = argument
-        for buffer in buffers:
-            if buffer.role == "constant":
-                pointers[buffer] = self._constant(buffer)
+
+        def pointers(buffer: Buffer) -> ll.Value:
+            found = arguments.get(buffer)
+            return self._constant(buffer) if found is None else found
+
         inner = ll.IRBuilder(function.append_basic_block("entry"))
         if isinstance(kernel, LoopKernel):
-            emit_loops(inner, self.host, kernel, pointers.__getitem__)
+            emit_loops(inner, self.host, kernel, pointers)
             light = choose_order(kernel, self.host).weight <= _INLINED_WEIGHT
         else:
-            _emit_product(inner, self.host, kernel, pointers.__getitem__)
+            _emit_product(inner, self.host, kernel, pointers)
             light = kernel.node.type.size * kernel.a.shape[-1] <= _INLINED_PRODUCT
         inner.ret_void()
         function.attributes.add("alwaysinline" if light else "noinline")
@@ -237,6 +265,24 @@ class _ProgramEmitter:
         ]
         builder.ret(builder.call(body, arguments))
         return name
+
+
+def _memory_of(kernels: list[NativeKernel]) -> list[Buffer]:
+    """The buffers that kernels need to be given; constants are known everywhere."""
+    found: dict[Buffer, None] = {}
+    for kernel in kernels:
+        found.update(dict.fromkeys(kernel.writes()))
+        found.update(dict.fromkeys(kernel.reads()))
+    return [buffer for buffer in found if buffer.role != "constant"]
+
+
+def _leave_unless(builder: ll.IRBuilder, good: ll.Value, status: ll.Value) -> None:
+    leave = builder.append_basic_block("leave")
+    go_on = builder.append_basic_block("go_on")
+    builder.cbranch(good, go_on, leave)
+    builder.position_at_end(leave)
+    builder.ret(status)
+    builder.position_at_end(go_on)
 
 
 def _emit_product(

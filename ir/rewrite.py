@@ -54,6 +54,15 @@ class RuleTable:
 
         return declare
 
+    def wrapped(self, wrap: Callable[[Rule], Rule]) -> RuleTable:
+        """The same table with every rule replaced by `wrap(rule)`: to watch what fires."""
+        table = RuleTable(self.name)
+        new = {rule: wrap(rule) for rule in self.rules}
+        table.rules = list(new.values())
+        table._by_name = {name: [new[r] for r in rules] for name, rules in self._by_name.items()}
+        table._general = [(where, new[rule]) for where, rule in self._general]
+        return table
+
     def for_op(self, op: Op) -> tuple[Rule, ...]:
         """The rules that are tried on nodes of this op, in order."""
         found = self._by_op.get(op)

@@ -24,10 +24,11 @@ from tracegrad.ir import (
     show,
     verify,
 )
+from tracegrad.ir.graph import current_builder
 from tracegrad.ir.interpreter import evaluate_node
 from tracegrad.ir.numpy_errors import quiet
 from tracegrad.ir.ops.samples import Sample
-from tracegrad.ir.types import type_of
+from tracegrad.ir.types import dtype_named, type_of
 
 try:
     from tracegrad.codegen import compile_program
@@ -95,8 +96,6 @@ def as_type(text: TensorType | str) -> TensorType:
     """``"f64[2,3]"`` as a TensorType."""
     if isinstance(text, TensorType):
         return text
-    from tracegrad.ir.types import dtype_named
-
     dtype, _, extents = text.rstrip("]").partition("[")
     return TensorType(dtype_named(dtype), tuple(map(int, filter(None, extents.split(",")))))
 
@@ -108,8 +107,6 @@ def call(op: str, *operands: Any, **attrs: Any) -> Any:
 
 def emit(op: str, *operands: Node, **attrs: Any) -> Node:
     """Append a node of this op to the active builder; also for ops without operands."""
-    from tracegrad.ir.graph import current_builder
-
     return current_builder().emit(registered(op), operands, attrs)
 
 

@@ -31,6 +31,8 @@ GUARD_FAILED: Any = type("GuardFailed", (), {"__repr__": lambda self: "GUARD_FAI
 # Programs with these ops can fail half-way through the results, so results are not written over old grads.
 _CHECKED_OPS = frozenset({"gather", "scatter_add", "take", "index_add", "index_copy", "floor_div", "remainder", "fmod"})
 
+_SMALL_RESULT = 512
+
 
 class _Code:
     """Lines of a function body and the objects that they refer to."""
@@ -155,7 +157,12 @@ def _call_entry(code: _Code, variant: Variant, arguments: list[str]) -> list[str
         type = program.graph.outputs[number].type
         array = f"o{position}"
         results.append(array)
-        allocation = f"{array} = empty({type.shape!r}, {code.ref(type.dtype.np, 'd')})"
+        if type.nbytes <= _SMALL_RESULT:
+            # Copying a small array is the fastest way to get memory for one.
+            model = np.zeros(type.shape, type.dtype.np)
+            allocation = f"{array} = {code.ref(model.copy, 'make')}()"
+        else:
+            allocation = f"{array} = empty({type.shape!r}, {code.ref(type.dtype.np, 'd')})"
         if number in reusable:
             owner_ = reusable[number]
             name = arguments[owner_.index] if owner_.index >= 0 else code.ref(owner_.tensor, "c")

@@ -51,15 +51,11 @@ class Tensor:
     __slots__ = (
         "__dict__",
         "__weakref__",
-        "_accumulator_ref",
         "_base",
         "_counter",
         "_data",
         "_grad",
         "_grad_fn",
-        "_hooks",
-        "_output_nr",
-        "_post_hooks",
         "_requires_grad",
         "_view",
         "_view_version",
@@ -71,6 +67,12 @@ class Tensor:
     _base: Tensor | None
     _counter: VersionCounter | None
     __array_priority__ = 1000
+
+    # What few tensors have lives in __dict__ when it is set, so that making a tensor stays cheap.
+    _output_nr: int = 0
+    _hooks: dict[int, Any] | None = None
+    _post_hooks: dict[int, Any] | None = None
+    _accumulator_ref: Any = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Tensor:
         if not args:
@@ -484,6 +486,11 @@ class Tensor:
             return self.item().__format__(spec)
         return object.__format__(self, spec)
 
+    def _attributes(self) -> dict[str, Any]:
+        """The user's own attributes."""
+        internal = ("_output_nr", "_hooks", "_post_hooks", "_accumulator_ref")
+        return {name: value for name, value in self.__dict__.items() if name not in internal}
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self._grad_fn is not None:
             raise RuntimeError(
@@ -491,7 +498,7 @@ class Tensor:
                 "protocol at the moment. Use tensor.detach() to copy or pickle the values."
             )
         self._escapes("pickling")
-        return _rebuild, (type(self), self._data, self._requires_grad, dict(self.__dict__))
+        return _rebuild, (type(self), self._data, self._requires_grad, self._attributes())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if id(self) in memo:
@@ -502,7 +509,7 @@ class Tensor:
                 "protocol at the moment."
             )
         self._escapes("deepcopy")
-        out = _rebuild(type(self), self._data.copy(), self._requires_grad, dict(self.__dict__))
+        out = _rebuild(type(self), self._data.copy(), self._requires_grad, self._attributes())
         if self._grad is not None:
             out._grad = self._grad.__deepcopy__(memo)
         memo[id(self)] = out
@@ -518,14 +525,10 @@ def new_tensor(data: np.ndarray, cls: type[Tensor] | None = None) -> Tensor:
     t._data = data
     t._requires_grad = False
     t._grad_fn = None
-    t._output_nr = 0
     t._grad = None
     t._base = None
     t._view = None
     t._counter = None
-    t._hooks = None
-    t._post_hooks = None
-    t._accumulator_ref = None
     return t
 
 

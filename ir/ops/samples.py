@@ -27,7 +27,7 @@ class Sample(NamedTuple):
     attrs: dict[str, Any]
 
 
-Sampler = Callable[[np.random.Generator], Iterator[Sample]]
+Sampler = Callable[["np.random.Generator"], Iterator[Sample]]
 
 
 def draw(

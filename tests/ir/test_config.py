@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tracegrad.ir import config
 
 
@@ -53,7 +52,9 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, name: str, text: str, valu
         ("log", "pases", r"TRACEGRAD_LOG='pases': 'pases' is none of trace, passes,"),
     ],
 )
-def test_bad_environment(monkeypatch: pytest.MonkeyPatch, name: str, text: str, message: str) -> None:
+def test_bad_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, message: str
+) -> None:
     option = config.OPTIONS[name]
     monkeypatch.setenv(option.variable, text)
     for _ in range(2):  # The second time as well.

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 from helpers import build, call
-
 from tracegrad.ir import Graph, GraphBuilder, SourceLocation, TensorType, evaluate, registered
 from tracegrad.ir.graph import current_builder
 from tracegrad.ir.types import bool_, float32, float64, int64
@@ -16,9 +15,7 @@ F4 = TensorType(float64, (4,))
 
 
 def test_operators_on_nodes() -> None:
-    graph = build(
-        lambda x, y: -(2.0 * x + y - 1.0) / (3.0 / x) - (1.0 - y) * (x + 1.0), F4, F4
-    )
+    graph = build(lambda x, y: -(2.0 * x + y - 1.0) / (3.0 / x) - (1.0 - y) * (x + 1.0), F4, F4)
     x, y = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, -1.0, 2.0, 0.0])
     expected = -(2.0 * x + y - 1.0) / (3.0 / x) - (1.0 - y) * (x + 1.0)
     np.testing.assert_allclose(evaluate(graph, [x, y])[0], expected, rtol=1e-15)
@@ -49,7 +46,9 @@ def test_constant_arrays() -> None:
 
 
 def test_numbers_become_constants_of_the_other_operand() -> None:
-    graph = build(lambda x: call("where", x < 1.0 if False else call("lt", x, 1.0), x, 0.0), "f32[3]")
+    graph = build(
+        lambda x: call("where", x < 1.0 if False else call("lt", x, 1.0), x, 0.0), "f32[3]"
+    )
     assert {node.dtype.name for node in graph.nodes if node.op.name == "const"} == {"f32"}
 
 

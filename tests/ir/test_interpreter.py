@@ -7,7 +7,6 @@ import tracemalloc
 import numpy as np
 import pytest
 from helpers import build, call
-
 from tracegrad.ir import GraphBuilder, Program, TensorType, evaluate
 from tracegrad.ir.interpreter import InterpretedExecutable
 from tracegrad.ir.types import float64

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 from helpers import build, call
-
 from tracegrad.ir import Graph, GraphBuilder, TensorType, differentiate
 from tracegrad.ir.nx import critical_path, to_dot, to_networkx
 from tracegrad.ir.types import float64
@@ -43,9 +42,7 @@ def test_networkx() -> None:
 
 def test_critical_path() -> None:
     pytest.importorskip("networkx")
-    graph = build(
-        lambda x, y: call("sin", call("cos", x)) + call("exp", y), "f64[]", "f64[]"
-    )
+    graph = build(lambda x, y: call("sin", call("cos", x)) + call("exp", y), "f64[]", "f64[]")
     assert [n.op.name for n in critical_path(graph)] == ["input", "cos", "sin", "add"]
     dear = critical_path(graph, lambda node: 10 if node.op.name == "exp" else 1)
     assert [n.op.name for n in dear] == ["input", "exp", "add"]

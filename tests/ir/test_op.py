@@ -8,7 +8,6 @@ import pickle
 import numpy as np
 import pytest
 from helpers import build, call
-
 from tracegrad.ir import NoDerivativeError, all_ops, append_adjoint, append_tangent, registered
 from tracegrad.ir.op import OUT, Rule, pointwise, unbroadcast
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tracegrad.ir import Graph, GraphBuilder, ParseError, TensorType, parse, show, verify
 from tracegrad.ir.op import registered
 from tracegrad.ir.printer import format_value

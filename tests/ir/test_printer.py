@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 from helpers import build, call
-
 from tracegrad.ir import (
     Graph,
     GraphBuilder,

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from helpers import build, call, emit
-
 from tracegrad.ir import Graph, SourceLocation, structural_key
 from tracegrad.ir.types import float32, float64
 
@@ -52,7 +51,10 @@ VARIANTS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "same operand": (lambda x, y: base(x, x), BASE),
     "op": (lambda x, y: call("sum", call("cos", x) * y + 2.0, axis=(0,), keepdims=False), BASE),
     "attr": (lambda x, y: call("sum", call("sin", x) * y + 2.0, axis=(0,), keepdims=True), BASE),
-    "constant": (lambda x, y: call("sum", call("sin", x) * y + 3.0, axis=(0,), keepdims=False), BASE),
+    "constant": (
+        lambda x, y: call("sum", call("sin", x) * y + 3.0, axis=(0,), keepdims=False),
+        BASE,
+    ),
     "order of outputs": (lambda x, y: (base(x, y), x), BASE),
     "order of outputs 2": (lambda x, y: (x, base(x, y)), BASE),
     "output twice": (lambda x, y: (x, x), BASE),

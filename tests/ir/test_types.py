@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tracegrad.ir.types import (
     DTYPES,
     DType,
@@ -50,9 +49,7 @@ def test_promotion_is_that_of_torch() -> None:
     torch = pytest.importorskip("torch")
     for a in DTYPES:
         for b in DTYPES:
-            expected = torch.promote_types(
-                getattr(torch, a.np.name), getattr(torch, b.np.name)
-            )
+            expected = torch.promote_types(getattr(torch, a.np.name), getattr(torch, b.np.name))
             assert repr(promote(a, b)) == str(expected), (a, b)
 
 
@@ -84,7 +81,8 @@ def test_broadcasting_is_that_of_numpy(a: tuple[int, ...], b: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "sizes"), [((2,), (3,), (2, 3, 0)), ((4, 2, 3), (5, 3), (2, 5, 1)), ((2, 3), (3, 2), (3, 2, 1))]
+    ("a", "b", "sizes"),
+    [((2,), (3,), (2, 3, 0)), ((4, 2, 3), (5, 3), (2, 5, 1)), ((2, 3), (3, 2), (3, 2, 1))],
 )
 def test_broadcast_error_is_that_of_torch(
     a: tuple[int, ...], b: tuple[int, ...], sizes: tuple[int, int, int]

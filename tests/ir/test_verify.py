@@ -6,8 +6,15 @@ from typing import Any
 
 import pytest
 from helpers import build, call
-
-from tracegrad.ir import Graph, Node, SourceLocation, TensorType, VerificationError, registered, verify
+from tracegrad.ir import (
+    Graph,
+    Node,
+    SourceLocation,
+    TensorType,
+    VerificationError,
+    registered,
+    verify,
+)
 from tracegrad.ir.types import bool_, float32, float64, int64, uint8
 
 F4 = TensorType(float64, (4,))

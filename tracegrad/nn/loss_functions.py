@@ -496,6 +496,4 @@ def _with_probabilities(
     if weight is not None:
         products = ew.mul(products, _class_weights(weight, input))
     losses = ew.neg(sum_(products, axis))
-    if reduction != "mean":
-        return _reduce(losses, reduction)
-    return ew.div(sum_(losses), float(max(1, losses.numel())) if input.numel() else 0.0)
+    return _reduce(losses, reduction)
