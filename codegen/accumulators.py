@@ -1,9 +1,9 @@
 """What a reduction carries from turn to turn, and how it is combined in the end.
 
-The data structure is :class:`Accumulator`. Everything here happens in a fixed order, so that the same code
-gives the same bits. A sum of floats is added up in short runs, and the runs are added up more precisely: in
-float64 for float32, with the rounding errors kept (Knuth's TwoSum) for float64. So the error does not grow
-with the number of runs, and is below that of pairwise summation.
+The data structure is :class:`Accumulator`. Everything here happens in a fixed order, so that the
+same code gives the same bits. A sum of floats is added up in short runs, and the runs are added up
+more precisely: in float64 for float32, with the rounding errors kept (Knuth's TwoSum) for float64.
+So the error does not grow with the number of runs, and is below that of pairwise summation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Accumulator:
         fold: what is folded.
         count: how many states run side by side.
         lanes: elements of each.
-        across: whether the lanes (and the states) are combined in the end, or stand for different results.
+        across: whether the lanes (and the states) are combined in the end, or stand for different
+            results.
         slow: whether runs are added up apart.
     """
 
@@ -86,7 +87,9 @@ class Accumulator:
         values = list(state)
         while self.across and len(values) > 1:
             half = len(values) // 2
-            pairs = [self._combine(x, y) for x, y in zip(values[:half], values[half:], strict=False)]
+            pairs = [
+                self._combine(x, y) for x, y in zip(values[:half], values[half:], strict=False)
+            ]
             values = pairs + values[2 * half :]
         return values
 
@@ -157,7 +160,9 @@ class Accumulator:
             ll.Constant(ll.VectorType(I32, half), [I32(first + i) for i in range(half)])
             for first in (0, half)
         )
-        return self.s.b.shuffle_vector(value, value, low), self.s.b.shuffle_vector(value, value, high)
+        return self.s.b.shuffle_vector(value, value, low), self.s.b.shuffle_vector(
+            value, value, high
+        )
 
     def _across(self, value: ll.Value) -> ll.Value:
         while lanes_of(value.type) > 1:
@@ -166,7 +171,9 @@ class Accumulator:
 
 
 def scan_start(scan: Extremum | RunningSum, dtype: DType, lanes: int, count: int) -> list[ll.Value]:
-    """What a scan along an axis carries at its beginning: per vector the sum, or extremum and position."""
+    """What a scan along an axis carries at its beginning: per vector the sum, or extremum and
+    position.
+    """
     if isinstance(scan, RunningSum):
         zero = -0.0 if dtype.is_floating else 0
         return [constant(dtype, zero, lanes)] * count
@@ -174,7 +181,9 @@ def scan_start(scan: Extremum | RunningSum, dtype: DType, lanes: int, count: int
         worst: float | int = float("-inf") if scan.greatest else float("inf")
     else:
         bits = 8 * dtype.itemsize
-        lowest, highest = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if dtype.is_signed else (0, (1 << bits) - 1)
+        lowest, highest = (
+            (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if dtype.is_signed else (0, (1 << bits) - 1)
+        )
         worst = lowest if scan.greatest else highest
     return [constant(dtype, worst, lanes), constant(int64, 0, lanes)] * count
 

@@ -1,11 +1,12 @@
 """From kernels to an LLVM module.
 
-Each kernel becomes a function of its own, whose pointers are declared not to alias, which LLVM then inlines
-or not; the *body* calls them in order. Where Python has to do a step there are several bodies, *segments*,
-one between each two steps. Start reading at :func:`emit_program`; the data structure is :class:`Segments`.
+Each kernel becomes a function of its own, whose pointers are declared not to alias, which LLVM then
+inlines or not; the *body* calls them in order. Where Python has to do a step there are several
+bodies, *segments*, one between each two steps. Start reading at :func:`emit_program`; the data
+structure is :class:`Segments`.
 
-A body's signature is ``i32 body([ptr arena,] ptr input0, ..., ptr result0, ...)``; it returns 0, or the
-status of the first decision that failed, in which case no input has been written to.
+A body's signature is ``i32 body([ptr arena,] ptr input0, ..., ptr result0, ...)``; it returns 0, or
+the status of the first decision that failed, in which case no input has been written to.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class Segments:
 
     Attributes:
         module: the module.
-        packed: per segment the name of a function ``i32 (ptr table)``, whose argument is the table of the
-            body's arguments.
+        packed: per segment the name of a function ``i32 (ptr table)``, whose argument is the table
+            of the body's arguments.
         entry: the name of the native Python entry, None where there is none.
         arguments: what arrays the bodies take, in their order.
         has_arena: whether the first of them is the arena.
@@ -89,9 +90,7 @@ def emit_program(
     entry = None
     if with_entry:
         entry = "entry"
-        emit_entry(
-            emitter.module, entry, bodies[0], arguments, release_gil=_work(schedule) > _LONG
-        )
+        emit_entry(emitter.module, entry, bodies[0], arguments, release_gil=_work(schedule) > _LONG)
     return Segments(emitter.module, packed, entry, arguments, not plan.on_stack)
 
 
@@ -166,7 +165,9 @@ class _ProgramEmitter:
         kernels: list[NativeKernel],
         places: Callable[[Buffer], ll.Value],
     ) -> None:
-        """Put some kernels into a function of their own: LLVM's time grows faster than a function."""
+        """Put some kernels into a function of their own: LLVM's time grows faster than a
+        function.
+        """
         passed = _memory_of(kernels)
         type_ = ll.FunctionType(I32, [POINTER] * len(passed))
         function = ll.Function(self.module, type_, f"part{self.parts}")
@@ -313,9 +314,7 @@ def _emit_product(
         if kernel.epilogue is not None:
             epilogue = _Epilogue(host, kernel, kernel.epilogue, pointers, indices, c_ptr)
             store, compact = epilogue.store, epilogue.order.weight > _COMPACT_WEIGHT
-        emit_matmul(
-            builder, spec, a_ptr, b_ptr, c_ptr, store=store, compact=compact, target=host
-        )
+        emit_matmul(builder, spec, a_ptr, b_ptr, c_ptr, store=store, compact=compact, target=host)
 
 
 class _Epilogue:

@@ -1,8 +1,10 @@
-"""Emitting a kernel's instructions at one point of its iteration space, for a scalar or for vectors.
+"""Emitting a kernel's instructions at one point of its iteration space, for a scalar or for
+vectors.
 
-The data structures are :class:`Point`, where the loops stand and how many vectors of how many lanes are
-computed there at once, and :class:`Body`, which emits instructions and stores. A value that does not vary
-along the vectors' axis is a scalar, and is computed once, outside of the loops that it does not vary with.
+The data structures are :class:`Point`, where the loops stand and how many vectors of how many lanes
+are computed there at once, and :class:`Body`, which emits instructions and stores. A value that
+does not vary along the vectors' axis is a scalar, and is computed once, outside of the loops that
+it does not vary with.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ class Point:
     """Where the loops stand.
 
     Attributes:
-        variables: per loop axis its variable, an ``i64`` value or an int; None for axes not entered yet.
+        variables: per loop axis its variable, an ``i64`` value or an int; None for axes not entered
+            yet.
         lanes: elements of a vector.
         count: vectors that are computed side by side.
         active: how many lanes of the last vector exist.
@@ -146,7 +149,9 @@ class Body:
         return needed
 
     def emit_depth(self, depth: int, point: Point, values: dict[int, Values]) -> None:
-        """Emit the instructions that stand in so many loops, and put what they give into `values`."""
+        """Emit the instructions that stand in so many loops, and put what they give into
+        `values`.
+        """
         for number, found in enumerate(self.depth):
             if found == depth and self._needed[number]:
                 values[number] = self._emit(number, point, values)
@@ -229,7 +234,9 @@ class Body:
         results = []
         for u in range(point.count):
             steps = [I64((u * point.lanes + lane) * stride) for lane in range(point.lanes)]
-            step = ll.Constant(ll.VectorType(I64, point.lanes), steps) if point.lanes > 1 else steps[0]
+            step = (
+                ll.Constant(ll.VectorType(I64, point.lanes), steps) if point.lanes > 1 else steps[0]
+            )
             results.append(self.s.add(first, Element(step, int64)))
         return results
 
@@ -362,5 +369,3 @@ class Body:
             before = Element(load_vector(self.b, place, dtype, lanes, active), dtype)
             element = self.s.add(before, element)
         store_vector(self.b, element.value, place, dtype, lanes, active)
-
-

@@ -1,8 +1,8 @@
 """Emitting a LoopKernel: its loops, with vectors along one axis and reductions innermost.
 
-Start reading at :func:`emit_loops`. The loops that are kept stand outside, those that are reduced inside.
-Along the axis of the vectors there are up to three pieces of code: a loop over several vectors at once, the
-whole vectors that are left, and the last, partial vector.
+Start reading at :func:`emit_loops`. The loops that are kept stand outside, those that are reduced
+inside. Along the axis of the vectors there are up to three pieces of code: a loop over several
+vectors at once, the whole vectors that are left, and the last, partial vector.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from .ll_scalar import Element
 from .ll_types import I64
 from .loop_order import choose_order
 
-# A run of a sum: so many additions, at most, to each accumulator before it is added up more precisely.
+# A run of a sum: so many additions, at most, to each accumulator before it is added up more
+# precisely.
 _RUN = 64
 
 # Vectors side by side: enough independent work for a light body, little code for a heavy one.
@@ -132,7 +133,11 @@ class _Loops:
                 self._enter(position + 1, point.entered(position, loop.index), values)
 
     def _loop(
-        self, start: int | ll.Value, stop: int | ll.Value, step: int, carried: Sequence[ll.Value] = ()
+        self,
+        start: int | ll.Value,
+        stop: int | ll.Value,
+        step: int,
+        carried: Sequence[ll.Value] = (),
     ) -> Iterator:  # type: ignore[type-arg]
         few = isinstance(start, int) and isinstance(stop, int) and (stop - start) <= 4 * step
         return for_range(self.b, start, stop, step, carried=carried, unroll=None if few else False)
@@ -229,9 +234,7 @@ class _Loops:
         return self._unflatten(loop.results, states)
 
     @staticmethod
-    def _unflatten(
-        values: Sequence[ll.Value], like: list[list[ll.Value]]
-    ) -> list[list[ll.Value]]:
+    def _unflatten(values: Sequence[ll.Value], like: list[list[ll.Value]]) -> list[list[ll.Value]]:
         remaining = iter(values)
         return [[next(remaining) for _ in state] for state in like]
 
@@ -268,7 +271,9 @@ class _Loops:
         states: list[list[ll.Value]],
         run: Callable[[list[list[ll.Value]]], list[list[ll.Value]]],
     ) -> list[list[ll.Value]]:
-        """Sums start anew, and are added to their sum of runs afterwards; other folds just go on."""
+        """Sums start anew, and are added to their sum of runs afterwards; other folds just go
+        on.
+        """
         fast = [
             a.start() if a.slow else state
             for a, state in zip(self.accumulators, states, strict=True)
@@ -303,5 +308,3 @@ class _Loops:
             store = Store(scan.value, scan.buffer, scan.offset)
             positions = [Element(value, int64) for value in loop.results[1::2]]
             self.body.emit_store(store, positions, point, values)
-
-

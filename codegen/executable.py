@@ -72,18 +72,19 @@ def _arguments(schedule: Schedule, plan: MemoryPlan) -> list[ArraySpec]:
 
 
 class NativeExecutable:
-    """A program as native code; implements ``ir.program.Executable``. Can be run by several threads at once.
+    """A program as native code; implements ``ir.program.Executable``. Can be run by several threads
+    at once.
 
     Attributes:
         program: what it runs.
         fallbacks: nodes that are interpreted, and why.
-        entry: a native callable, or None. It takes the arrays of `arguments`, positionally, which must be as
-            described there, and returns 0; 1 where a guard failed; 2 where it refuses an argument (then call
-            `run`); 3 or 4 where `run` would raise. Except for 0 nothing has been written to an input.
-            The result arrays must be distinct new memory.
+        entry: a native callable, or None. It takes the arrays of `arguments`, positionally, which
+            must be as described there, and returns 0; 1 where a guard failed; 2 where it refuses an
+            argument (then call `run`); 3 or 4 where `run` would raise. Except for 0 nothing has
+            been written to an input. The result arrays must be distinct new memory.
         arguments: what `entry` takes: the arena, if it needs one, the inputs, the results.
-        arena_bytes: size of the arena, 0 if there is none; it should be aligned to 64 bytes, and not be
-            used by two calls at once.
+        arena_bytes: size of the arena, 0 if there is none; it should be aligned to 64 bytes, and
+            not be used by two calls at once.
         schedule_ms, emit_ms, llvm_ms: how long compilation took: fusion, making LLVM's input, LLVM.
     """
 

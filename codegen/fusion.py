@@ -1,11 +1,11 @@
 """Which nodes are stored, and at which level: the decisions that fusion consists of.
 
-The data structure is :class:`Analysis`. Every node is either *stored* (its elements get memory: results of
-reductions, of matrix products, of the program, and whatever is better computed once) or *inlined* into the
-kernels that need it. Each stored node has a *level*, and kernels are formed of the stored nodes of one
-level and one iteration space: a node reads nodes of its own level in registers, at its own point of the
-iteration space, and everything else from memory, written at a lower level. So there can be no cycle
-between kernels, and no search for one.
+The data structure is :class:`Analysis`. Every node is either *stored* (its elements get memory:
+results of reductions, of matrix products, of the program, and whatever is better computed once) or
+*inlined* into the kernels that need it. Each stored node has a *level*, and kernels are formed of
+the stored nodes of one level and one iteration space: a node reads nodes of its own level in
+registers, at its own point of the iteration space, and everything else from memory, written at a
+lower level. So there can be no cycle between kernels, and no search for one.
 
 Nothing here is more than linear in the number of nodes and edges.
 """
@@ -19,6 +19,7 @@ from ..ir.graph import Node
 from ..ir.lowering import Generated, Movement, Placement, Reduce, Special
 from ..ir.program import Program
 from ..ir.types import Shape, bool_
+from .elementary import ELEMENTARY
 from .engine import Host
 from .index import Affine, identity_index, linearize, squeezed
 from .kernel import Constant, canonical
@@ -26,12 +27,13 @@ from .kernel import Constant, canonical
 # Nodes of one kernel, at most: LLVM's time grows faster than the size of a basic block.
 _BODY_LIMIT = 400
 
-# A node that several kernels need is stored if computing it anew costs more than this many additions.
+# A node that several kernels need is stored if computing it anew costs more than this many
+# additions.
 _RECOMPUTED_COST = 8
 
 _COSTS = {
-    "div": 5, "sqrt": 5, "rsqrt": 10, "floor_div": 20, "remainder": 20, "fmod": 20, "gather": 4, "take": 4,
-    "power": 4, "random_bits": 12,
+    "div": 5, "sqrt": 5, "rsqrt": 10, "floor_div": 20, "remainder": 20, "fmod": 20,
+    "gather": 4, "take": 4, "power": 4, "random_bits": 12,
 }  # fmt: skip
 _CALL_COST = 20
 _FREE = frozenset(["neg", "cast", "eq", "ne", "lt", "le", "gt", "ge", "where", "bit_not"])
@@ -53,8 +55,8 @@ class Analysis:
         kinds: what becomes of each node and input.
         stored: the nodes that get memory.
         level: per stored node the level of the kernel that completes it.
-        same, other: per inlined node the lowest level of a kernel that can compute it, in the node's own
-            iteration space and in another one.
+        same, other: per inlined node the lowest level of a kernel that can compute it, in the
+            node's own iteration space and in another one.
         reasons: per node that Python evaluates why it does.
     """
 
@@ -65,14 +67,12 @@ class Analysis:
         self.order = [node for node in graph.nodes if node in reachable]
         self.users = _users(self.order)
         self.reasons: dict[Node, str] = {}
-        self.kinds: dict[Node, int] = {node: LEAF for node in graph.inputs}
+        self.kinds: dict[Node, int] = dict.fromkeys(graph.inputs, LEAF)
         for node in self.order:
             self.kinds[node] = self._classify(node)
         self.transposed = self._turn_products()
         self.contracted = self._contract() if host.has_fma else {}
-        self.fused_products = {
-            node.inputs[number] for node, (_, number) in self.contracted.items()
-        }
+        self.fused_products = {node.inputs[number] for node, (_, number) in self.contracted.items()}
         self.products: dict[Node, tuple[Factor, Factor]] = {}
         self.level: dict[Node, int] = {}
         self.same: dict[Node, int] = {}
@@ -174,8 +174,9 @@ class Analysis:
     def _contract(self) -> dict[Node, tuple[Node, int]]:
         """Sums of floats with a product that nothing else reads: they become one multiply-add.
 
-        This is decided per node, and for all kernels alike: a value must be the same to the last bit
-        wherever it is computed, or the maximum of an expression would not be found among its elements.
+        This is decided per node, and for all kernels alike: a value must be the same to the last
+        bit wherever it is computed, or the maximum of an expression would not be found among its
+        elements.
         """
         outputs = set(self.program.graph.outputs)
         contracted = {}
@@ -215,7 +216,7 @@ class Analysis:
             kind = self.kinds[node]
             if kind >= REDUCE and self.constant(node) is None:
                 self.stored.add(node)
-            if kind == INDEXED or kind == PYTHON:
+            if kind in (INDEXED, PYTHON):
                 for x in node.inputs[: 1 if kind == INDEXED else None]:
                     if self.kinds[x] != LEAF:
                         self.stored.add(x)
@@ -264,9 +265,7 @@ class Analysis:
         """A factor as a strided view of a stored node, through as many movements as possible."""
         rank = node.ndim
         # Loop variables are the axes of the factor, aligned with those of the result.
-        unit = [
-            Affine(tuple([int(i == number) for i in range(rank)])) for number in range(rank)
-        ]
+        unit = [Affine(tuple([int(i == number) for i in range(rank)])) for number in range(rank)]
         if node in self.transposed:
             unit[-2:] = unit[-1], unit[-2]
         lead = rank - x.ndim
@@ -327,7 +326,7 @@ class Analysis:
         space = squeezed(node.shape)
         same = other = cost = 0
         for number, x in enumerate(self.operands(node)):
-            if kind == MOVEMENT or kind == ALIAS:
+            if kind in (MOVEMENT, ALIAS):
                 identity = squeezed(x.shape) == space and (
                     kind == ALIAS or self._is_identity(node, x)
                 )
@@ -356,7 +355,9 @@ class Analysis:
             self.level[node] = same
 
     def reach(self, x: Node, identity: bool) -> tuple[int, int]:
-        """The lowest level at which a node can be read: in its own iteration space, and in another."""
+        """The lowest level at which a node can be read: in its own iteration space, and in
+        another.
+        """
         if x in self.level:
             level = self.level[x]
             if self.kinds[x] >= REDUCE or not identity:
@@ -397,7 +398,9 @@ class Analysis:
         self.level[node] = max(levels, default=0)
 
     def boxes(self, node: Node) -> list[tuple[int, Shape, Shape]]:
-        """Where the operands of a placement go: (operand number, start, step), without empty ones."""
+        """Where the operands of a placement go: (operand number, start, step), without empty
+        ones.
+        """
         types = [x.type for x in node.inputs]
         found = node.op.lower.boxes(types, node.type, **node.attrs)
         return [box for box in found if types[box[0]].size]
@@ -407,14 +410,19 @@ class Analysis:
         start = self.reach(x, True)[0]
         check = self._check(node)
         # The index and the source are read at one point of the source's space.
-        read = max(self.reach(index, squeezed(index.shape) == squeezed(src.shape))[0], self.reach(src, True)[0])
+        read = max(
+            self.reach(index, squeezed(index.shape) == squeezed(src.shape))[0],
+            self.reach(src, True)[0],
+        )
         self.box_levels[node] = [start]
         self.level[node] = max(start + 1, check + 1, read)
 
     # What is better stored.
 
     def _store_what_pays(self) -> bool:
-        """Find nodes that several kernels would compute, at a price. Returns whether there are any."""
+        """Find nodes that several kernels would compute, at a price. Returns whether there are
+        any.
+        """
         keys: dict[Node, set[Any]] = {}
         moves: dict[Node, int] = {}
         added = False
@@ -455,7 +463,9 @@ class Analysis:
                 note(node.inputs[1], {("check", self.check_level[node])}, False, 0)
             for x in self.operands(node):
                 moved = kind == MOVEMENT and squeezed(x.shape) != squeezed(node.shape)
-                moved = moved or (kind == MOVEMENT and node.op.name not in ("reshape", "broadcast_in_dim"))
+                moved = moved or (
+                    kind == MOVEMENT and node.op.name not in ("reshape", "broadcast_in_dim")
+                )
                 note(x, own, moved and len(self.users[x]) > 1, node.type.size)
         return added
 
@@ -489,12 +499,4 @@ def _own_cost(node: Node) -> int:
     found = _COSTS.get(name)
     if found is not None:
         return found
-    return _CALL_COST if name in _ELEMENTARY_NAMES else 1
-
-
-_ELEMENTARY_NAMES = frozenset(
-    "pow exp expm1 exp2 log log1p log2 log10 sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh "
-    "atanh sigmoid erf erfc".split()
-)
-
-
+    return _CALL_COST if name in ELEMENTARY else 1

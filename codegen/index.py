@@ -1,9 +1,10 @@
 """Affine expressions of loop variables: where an element lies, as a kernel's loops run.
 
-The data structure is :class:`Affine`, ``constant + sum(coefficient * variable)`` over the loop variables
-of one iteration space, which are numbered from 0. A tuple of coordinates, each an Affine or an int, names
-an element of an array; :func:`linearize` turns it into one Affine, the offset of the element in memory.
-The lowerings of movement ops compute with these through the operators of ``ir.lowering.Index``.
+The data structure is :class:`Affine`, ``constant + sum(coefficient * variable)`` over the loop
+variables of one iteration space, which are numbered from 0. A tuple of coordinates, each an Affine
+or an int, names an element of an array; :func:`linearize` turns it into one Affine, the offset of
+the element in memory. The lowerings of movement ops compute with these through the operators of
+``ir.lowering.Index``.
 """
 
 from __future__ import annotations

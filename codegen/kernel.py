@@ -1,10 +1,10 @@
 """Kernels: what the back end emits, one after another.
 
-A :class:`LoopKernel` is one iteration space (static extents), a list of instructions that are executed at
-each point of it, and sinks: stores, and folds (reductions) along some of its axes. Its instructions are
-built on demand from what its sinks need by a :class:`BodyBuilder`, which inlines pointwise nodes and turns
-movement nodes into index arithmetic. The other kernels are matrix products, scans along an axis,
-decisions (guards, bounds) and steps that Python has to do.
+A :class:`LoopKernel` is one iteration space (static extents), a list of instructions that are
+executed at each point of it, and sinks: stores, and folds (reductions) along some of its axes. Its
+instructions are built on demand from what its sinks need by a :class:`BodyBuilder`, which inlines
+pointwise nodes and turns movement nodes into index arithmetic. The other kernels are matrix
+products, scans along an axis, decisions (guards, bounds) and steps that Python has to do.
 
 Values of a body are numbered by the position of their instruction; operands come first.
 """
@@ -26,8 +26,8 @@ class Buffer:
     Attributes:
         name: for people.
         type: of the array.
-        role: who owns the memory: ``input`` and ``result`` are the caller's, ``constant`` lies in the
-            code's read-only data, ``temporary`` in the arena or on the stack.
+        role: who owns the memory: ``input`` and ``result`` are the caller's, ``constant`` lies in
+            the code's read-only data, ``temporary`` in the arena or on the stack.
         number: of the input or result.
         data: the bytes of a constant.
         alias: the buffer that this one turned out to be: an update that is written in place.
@@ -101,7 +101,9 @@ class MultiplyAdd(NamedTuple):
 
 
 class OutOfBounds(NamedTuple):
-    """Whether an index is negative or not less than ``extent``; for extent None whether it is zero."""
+    """Whether an index is negative or not less than ``extent``; for extent None whether it is
+    zero.
+    """
 
     dtype: DType
     operands: tuple[int, ...]
@@ -171,7 +173,16 @@ class LoopKernel:
         nodes: the roots, for people.
     """
 
-    __slots__ = ("extents", "folds", "instructions", "nodes", "ordered", "reduced", "scan", "stores")
+    __slots__ = (
+        "extents",
+        "folds",
+        "instructions",
+        "nodes",
+        "ordered",
+        "reduced",
+        "scan",
+        "stores",
+    )
 
     def __init__(self, extents: Shape, reduced: frozenset[int] = frozenset()) -> None:
         self.extents = extents
@@ -202,7 +213,8 @@ class LoopKernel:
             yield self.scan
 
     def writes_in_place(self, buffer: Buffer, target: Buffer) -> bool:
-        """Whether `buffer`, written here, may be the memory of `target`, which may be read here too.
+        """Whether `buffer`, written here, may be the memory of `target`, which may be read here
+        too.
 
         So it is if each element of `target` is read only at the very point that writes it.
         """
@@ -237,8 +249,8 @@ class MatmulKernel:
     Attributes:
         a, b: the factors, of the result's rank; stride 0 along axes that they are broadcast along.
         out: the result's buffer, row-major; None where the epilogue needs only the element.
-        epilogue: a kernel over the result's iteration space that is executed for each finished element;
-            its loads of `product` are that element.
+        epilogue: a kernel over the result's iteration space that is executed for each finished
+            element; its loads of `product` are that element.
         product: the buffer that stands for the result in the epilogue.
     """
 
@@ -350,9 +362,10 @@ class BodyBuilder:
         """
         Args:
             kernel: with its extents.
-            source: for a node the buffer to load it from or the constant that it is everywhere; None if
-                it has to be computed here.
-            contracted: sums with the product among their operands that they are fused with, and its number.
+            source: for a node the buffer to load it from or the constant that it is everywhere;
+                None if it has to be computed here.
+            contracted: sums with the product among their operands that they are fused with, and its
+                number.
         """
         self.kernel = kernel
         self._source = source
@@ -510,7 +523,9 @@ def indexing_position(node: Node, index: Coordinates) -> Coordinates:
 def indexed_offset(
     node: Node, index: Coordinates, shape: Shape, variables: int
 ) -> tuple[Affine, int]:
-    """Where in the array that is indexed an element lies, without the indexed axis; and its stride."""
+    """Where in the array that is indexed an element lies, without the indexed axis; and its
+    stride.
+    """
     axis = node.attrs["axis"]
     if node.op.name in ("gather", "scatter_add"):
         coordinates = (*index[:axis], 0, *index[axis + 1 :])
@@ -539,7 +554,8 @@ def describe(kernel: Kernel, names: dict[Node, str]) -> str:
             return f"{what} {kernel.buffer.real.name}, else leave with status {kernel.status}"
         case PythonStep():
             reason = kernel.reason or "a large product, left to BLAS"
-            return f"python {names[kernel.node]}: {kernel.node.type} = {kernel.node.op.name}  # {reason}"
+            node = kernel.node
+            return f"python {names[node]}: {node.type} = {node.op.name}  # {reason}"
 
 
 def _view_text(view: View) -> str:
@@ -579,12 +595,16 @@ def _body_lines(kernel: LoopKernel, names: dict[Node, str]) -> list[str]:
                 sign = "-" if instruction.negate_addend else "+"
                 text = f"fma {product}{x} * {y} {sign} {z}  # {names[instruction.node]}"
             case OutOfBounds():
-                limit = "zero" if instruction.extent is None else f"outside [0, {instruction.extent})"
+                limit = (
+                    "zero" if instruction.extent is None else f"outside [0, {instruction.extent})"
+                )
                 text = f"is v{instruction.operands[0]} {limit}"
         lines.append(f"  v{number}: {instruction.dtype.name} = {text}")
     for store in kernel.stores:
         verb = "add" if store.accumulate else "store"
-        lines.append(f"  {verb} {place(store.buffer, store.offset, store.dynamic)} <- v{store.value}")
+        lines.append(
+            f"  {verb} {place(store.buffer, store.offset, store.dynamic)} <- v{store.value}"
+        )
     for fold in kernel.folds:
         lines.append(f"  fold {place(fold.buffer, fold.offset, ())} <- v{fold.value}")
     if kernel.scan is not None:

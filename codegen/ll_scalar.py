@@ -1,10 +1,10 @@
 """The scalar builder that makes machine code: LLVM for one element or for a vector of them.
 
-The data structure is :class:`Element`, an LLVM value (a scalar, or one element of each of several lanes)
-with its DType. :class:`LLScalarBuilder` implements ``ir.scalar.ScalarBuilder`` over Elements; where a
-scalar meets a vector it is spread over the lanes. There are no fast-math flags: which products and sums
-are fused is decided per node of the graph (see :mod:`.kernel`), so that a value computed twice, in two
-kernels, is the same to the last bit.
+The data structure is :class:`Element`, an LLVM value (a scalar, or one element of each of several
+lanes) with its DType. :class:`LLScalarBuilder` implements ``ir.scalar.ScalarBuilder`` over
+Elements; where a scalar meets a vector it is spread over the lanes. There are no fast-math flags:
+which products and sums are fused is decided per node of the graph (see :mod:`.kernel`), so that a
+value computed twice, in two kernels, is the same to the last bit.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class LLScalarBuilder:
         if x.lanes == lanes:
             return x
         if isinstance(x.value, ll.Constant):
-            return Element(ll.Constant(ll.VectorType(x.value.type, lanes), [x.value] * lanes), x.dtype)
+            return Element(
+                ll.Constant(ll.VectorType(x.value.type, lanes), [x.value] * lanes), x.dtype
+            )
         return Element(splat(self.b, x.value, lanes), x.dtype)
 
     def _pair(self, x: Element, y: Element) -> tuple[ll.Value, ll.Value, int]:
@@ -139,8 +141,7 @@ class LLScalarBuilder:
         return Element(self.b.fdiv(p, q), x.dtype)
 
     def fma(self, x: Element, y: Element, z: Element) -> Element:
-        p, q, n = self._pair(x, y)
-        lanes = max(n, z.lanes)
+        lanes = max(x.lanes, y.lanes, z.lanes)
         operands = [self.spread(e, lanes).value for e in (x, y, z)]
         return Element(self._intrinsic("llvm.fma", *operands), x.dtype)
 
@@ -354,5 +355,3 @@ class LLScalarBuilder:
         if kind == "ashr":
             return Element(shifted, x.dtype)
         return Element(b.select(fits, shifted, ll.Constant(p.type, None)), x.dtype)
-
-

@@ -1,14 +1,15 @@
 """Which loops a kernel becomes: axes merged, ordered, and one of them chosen for vectors.
 
-The data structure is :class:`LoopOrder`. Start reading at :func:`choose_order`. The choice is by a count of
-what the accesses cost along each axis: a vector load or store where the stride is 1, nothing where it is 0,
-one access per lane otherwise.
+The data structure is :class:`LoopOrder`. Start reading at :func:`choose_order`. The choice is by a
+count of what the accesses cost along each axis: a vector load or store where the stride is 1,
+nothing where it is 0, one access per lane otherwise.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .elementary import ELEMENTARY
 from .engine import Host
 from .index import Affine
 from .kernel import Apply, Load, LoopKernel, MultiplyAdd, Position
@@ -17,10 +18,7 @@ from .kernel import Apply, Load, LoopKernel, MultiplyAdd, Position
 _REVERSED = 2.0
 _STORED = 1.5
 
-_HEAVY = frozenset(
-    "pow exp expm1 exp2 log log1p log2 log10 sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh "
-    "atanh sigmoid erf erfc floor_div remainder fmod".split()
-)
+_HEAVY = frozenset([*ELEMENTARY, "floor_div", "remainder", "fmod"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +26,8 @@ class LoopOrder:
     """The loops of a kernel.
 
     Attributes:
-        sources: per loop axis, outermost first, the axis of the kernel's iteration space whose coefficient
-            counts: the innermost of those that were merged.
+        sources: per loop axis, outermost first, the axis of the kernel's iteration space whose
+            coefficient counts: the innermost of those that were merged.
         extents: per loop axis its extent.
         first_reduced: position of the first reduced axis; all from there on are reduced.
         vector: position of the axis that vectors run along; -1 if there is none.
@@ -96,10 +94,7 @@ def choose_order(kernel: LoopKernel, host: Host) -> LoopOrder:
             kept.append(vector)
         order = kept + reduced
     first = len(kept) if kernel.reduced else len(order)
-    if vector >= 0:
-        lanes = min(lanes, 1 << (extents[vector] - 1).bit_length())
-    else:
-        lanes = 1
+    lanes = min(lanes, 1 << (extents[vector] - 1).bit_length()) if vector >= 0 else 1
     return LoopOrder(
         tuple(order),
         tuple(extents[i] for i in order),
@@ -110,9 +105,7 @@ def choose_order(kernel: LoopKernel, host: Host) -> LoopOrder:
     )
 
 
-def _merged(
-    kernel: LoopKernel, offsets: list[tuple[Affine, int, float]]
-) -> list[tuple[int, int]]:
+def _merged(kernel: LoopKernel, offsets: list[tuple[Affine, int, float]]) -> list[tuple[int, int]]:
     """The axes as (source, extent), with neighbours merged that all accesses walk as one."""
     axes = list(enumerate(kernel.extents))
     position = len(axes) - 1

@@ -1,7 +1,7 @@
 """Where temporaries live: one arena, planned by the order of the kernels; small ones on the stack.
 
-The data structure is :class:`MemoryPlan`. A temporary is alive from the first kernel that writes to it to
-the last one that reads it; two that are never alive at once may have the same place.
+The data structure is :class:`MemoryPlan`. A temporary is alive from the first kernel that writes to
+it to the last one that reads it; two that are never alive at once may have the same place.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from .kernel import Buffer, Kernel
 
 ALIGNMENT = 64
 
-# Temporaries up to this size become stack variables of their own, which LLVM can keep in registers; as
-# long as they are not too many.
+# Temporaries up to this size become stack variables of their own, which LLVM can keep in registers;
+# as long as they are not too many.
 _SCALAR_BYTES = 256
 _SCALARS_BYTES = 8 * 1024
 
@@ -46,7 +46,8 @@ def plan_memory(kernels: Sequence[Kernel], *, shared: bool) -> MemoryPlan:
         kernels: in the order of execution.
         shared: whether the kernels run in several functions, so that nothing can lie on a stack.
 
-    Takes time proportional to the number of temporaries, times that of the gaps between those alive.
+    Takes time proportional to the number of temporaries, times that of the gaps between those
+    alive.
     """
     first: dict[Buffer, int] = {}
     last: dict[Buffer, int] = {}

@@ -1,8 +1,9 @@
 """From a program to a list of kernels, in the order of execution, and the buffers between them.
 
-The data structure is :class:`Schedule`. What is stored and at which level is decided in :mod:`.fusion`; here
-the stored nodes of one level and one iteration space become one loop kernel, the other nodes kernels of
-their own. Start reading at :func:`make_schedule`. Nothing here is more than linear in the size of the graph.
+The data structure is :class:`Schedule`. What is stored and at which level is decided in
+:mod:`.fusion`; here the stored nodes of one level and one iteration space become one loop kernel,
+the other nodes kernels of their own. Start reading at :func:`make_schedule`. Nothing here is more
+than linear in the size of the graph.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ from .matmul import MatmulSpec, prefers_blas
 GUARD_FAILED = 1
 OUT_OF_BOUNDS = 3
 DIVIDED_BY_ZERO = 4
+
 
 @dataclass(slots=True)
 class Schedule:
@@ -397,7 +399,9 @@ class _Assembly:
     # Order.
 
     def _ordered(self) -> list[Kernel]:
-        """By level; within a level decisions last. What no decision depends on comes after all of them."""
+        """By level; within a level decisions last. What no decision depends on comes after all
+        of them.
+        """
         ranked = [
             (level, isinstance(kernel, DecisionKernel), number, kernel)
             for number, (level, kernel) in enumerate(self.leveled)
@@ -453,8 +457,8 @@ class _Assembly:
 def _with_epilogues(kernels: list[Kernel]) -> list[Kernel]:
     """Let matrix products do what follows them, element by element: add a bias, update a weight.
 
-    A loop kernel that is the first to read a product, each element at its own place, becomes part of it;
-    the product moves to the place of that kernel.
+    A loop kernel that is the first to read a product, each element at its own place, becomes part
+    of it; the product moves to the place of that kernel.
     """
     readers: dict[Buffer, list[int]] = {}
     for position, kernel in enumerate(kernels):

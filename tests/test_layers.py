@@ -147,7 +147,7 @@ def test_importing_stays_light(module: str) -> None:
     """Neither LLVM nor what draws graphs is loaded before it is used."""
     script = (
         f"import sys, {module}\n"
-        "heavy = {'llvmlite', 'networkx', 'tracegrad.codegen', 'json', 'tracegrad.ir.parser'}\n"
+        "heavy = {'llvmlite', 'networkx', 'tracegrad.codegen', 'tracegrad.ir.parser'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run(

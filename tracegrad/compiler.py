@@ -42,6 +42,8 @@ MAX_VARIANTS = 64
 """The least recently used variant is dropped beyond this many."""
 MAX_PATHS = 8
 """Variants of one signature that differ only in values that Python looked at."""
+MAX_MISSES = 16
+"""After so many calls in a row whose guards fail in every variant the function runs eagerly, with one warning."""
 MAX_REFUSALS = 3
 """After so many failed traces in a row the function runs eagerly for good, with one warning."""
 
@@ -97,6 +99,7 @@ class CompiledFunction:
         self._variants: dict[Any, list[Variant]] = {}
         self._call: Callable[[tuple[Any, ...]], Any] | None = None
         self._failed_in_a_row = 0
+        self._missed_in_a_row = 0
         self._eager_because: tuple[str, SourceLocation | None] | None = None
         self.refusals: list[tuple[str, SourceLocation | None]] = []
         self.stats = Stats()
@@ -128,14 +131,29 @@ class CompiledFunction:
         leaves, spec = pytree.flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         key = spec, tuple([_leaf_key(leaf) for leaf in leaves])
+        missed = False
         for variant in tuple(self._variants.get(key, ())):
-            if variant.applies(tensors):
+            if not variant.accepts(tensors):
+                continue
+            if not variant.guard.check():
+                for entry in variant.guard.changed()[:1]:
+                    stats.guard_failures[f"Python state: {entry.name}"] += 1
+            else:
                 if failed is None or variant.call is not failed:
                     done, result = self._run(variant, tensors)
                     if done:
                         self._call = variant.call
+                        self._missed_in_a_row = 0
                         return result
                 stats.guard_failures["a value that Python looked at"] += 1
+            missed = True
+        if missed:
+            self._missed_in_a_row += 1
+            if self._missed_in_a_row > MAX_MISSES:
+                reason = stats.guard_failures.most_common(1)[0][0]
+                self._refuse(f"what it depends on is new at every call ({reason})", None, final=True)
+                stats.eager += 1
+                return self._function(*args, **kwargs)
         return self._trace(key, leaves, tensors, args, kwargs)
 
     def _run(self, variant: Variant, tensors: list[Tensor]) -> tuple[bool, Any]:
@@ -185,7 +203,7 @@ class CompiledFunction:
             self._refuse(refusal.reason, refusal.location, final=False)
         else:
             self._failed_in_a_row = 0
-            if not kwargs and all(a is b for a, b in zip(args, leaves, strict=False)) and len(args) == len(leaves):
+            if not kwargs and spec_is_flat(key[0]):
                 variant.call = generate(variant, leaves)
             self._add(key, variant)
             self._call = variant.call
@@ -285,6 +303,12 @@ class CompiledFunction:
         return CompiledFunction(
             self._function, fullgraph=self._fullgraph, backend=self._backend, name=self._name
         )
+
+
+def spec_is_flat(spec: Any) -> bool:
+    """Whether the arguments are positional and none is a container."""
+    _, _, (positional, _) = spec
+    return all(child is None for child in positional[2])
 
 
 class _BoundCompiled:

@@ -246,8 +246,8 @@ class Variant:
         self._freed: dict[str, Freed] = {}
         self.call: Callable[[tuple[Any, ...]], Any] | None = None
 
-    def applies(self, arguments: Sequence[Tensor]) -> bool:
-        """Whether a call with these tensor arguments is of this variant's kind. Values are not looked at."""
+    def accepts(self, arguments: Sequence[Tensor]) -> bool:
+        """Whether the tensors of a call are of this variant's kind. Python state is `guard`'s matter."""
         if state.grad is not self.grad_enabled or len(arguments) != len(self._arguments):
             return False
         for number, (tensor, known) in enumerate(zip(arguments, self._arguments, strict=True)):
@@ -282,7 +282,7 @@ class Variant:
         for owner, had in self.plan.read_grads:
             if (owner.resolve(arguments)._grad is not None) is not had:
                 return False
-        return self.guard.check()
+        return True
 
     def gather(self, arguments: Sequence[Tensor]) -> list[Tensor]:
         """The input tensors of this call, in graph order."""

@@ -31,6 +31,12 @@ def make_zeros_constant(b: Rewriter, node: Node) -> Node | None:
     return b.full(node.type, 0)
 
 
+@rule("copy")
+def drop_copy(b: Rewriter, node: Node) -> Node | None:
+    """copy x => x"""
+    return node.inputs[0]
+
+
 @rule("const")
 def make_uniform_constant_scalar(b: Rewriter, node: Node) -> Node | None:
     """(c, c, ..., c) => broadcast c"""

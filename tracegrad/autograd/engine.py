@@ -163,8 +163,15 @@ def _to_tensor(ct: Any) -> Tensor:
     return ct if isinstance(ct, Tensor) else new_tensor(np.asarray(ct))
 
 
+def _tell_trace() -> None:
+    """Hooks are Python code in the middle of the backward pass: a trace cannot contain them."""
+    if state.trace is not None:
+        state.trace.give_up("a hook runs Python code during the backward pass")
+
+
 def _run_hooks(hooks: dict[int, Any], ct: Any, as_tensors: bool) -> Any:
     """Run the hooks on one cotangent in the order in which they were registered."""
+    _tell_trace()
     gradient = _to_tensor(ct)
     for hook in list(hooks.values()):
         replaced = hook(gradient)
@@ -194,6 +201,7 @@ def _observe(
 
 def _run_pre_hooks(node: Node, ct: Any) -> Any:
     assert node.pre_hooks is not None
+    _tell_trace()
     per_output = ct if node.outputs != 1 else [ct]
     as_tensors = any(isinstance(c, Tensor) for c in per_output)
     gradients = tuple(None if c is None else _to_tensor(c) for c in per_output)
@@ -207,6 +215,7 @@ def _run_pre_hooks(node: Node, ct: Any) -> Any:
 
 def _run_post_hooks(node: Node, pulled: list[Any], ct: Any) -> list[Any]:
     assert node.post_hooks is not None
+    _tell_trace()
     per_output = ct if node.outputs != 1 else [ct]
     as_tensors = any(isinstance(c, Tensor) for c in per_output)
     outputs = tuple(None if c is None else _to_tensor(c) for c in per_output)
@@ -239,6 +248,7 @@ def _finish(
         elif chosen is None or id(leaf) in chosen:
             _accumulate(leaf, _to_tensor(ct), create_graph)
             if leaf._post_hooks:
+                _tell_trace()
                 for hook in list(leaf._post_hooks.values()):
                     hook(leaf)
     if accumulate and inputs is not None:
