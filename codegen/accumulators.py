@@ -171,9 +171,7 @@ class Accumulator:
 
 
 def scan_start(scan: Extremum | RunningSum, dtype: DType, lanes: int, count: int) -> list[ll.Value]:
-    """What a scan along an axis carries at its beginning: per vector the sum, or extremum and
-    position.
-    """
+    """What a scan carries at first: per vector the sum, or the extremum and its position."""
     if isinstance(scan, RunningSum):
         zero = -0.0 if dtype.is_floating else 0
         return [constant(dtype, zero, lanes)] * count

@@ -388,7 +388,7 @@ def log_pair(x: Floats) -> tuple[Floats, Floats]:
     high, low = LN2_F64
     total = e.fma(high, f)
     lost = e.fma(high, -total) + f
-    return total, lost - (half_square - e.fma(low, s_part))
+    return fast_two_sum(total, lost - (half_square - e.fma(low, s_part)))
 
 
 def _log_in_base(whole: Floats, rest: Floats, f: Floats, unit: tuple[float, float]) -> Floats:

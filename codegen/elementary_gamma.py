@@ -12,7 +12,7 @@ import math
 
 from .elementary_exp import log_pair
 from .elementary_trig import sine_and_cosine
-from .lanes import Floats, Mask, fast_two_sum, polynomial, two_product, where
+from .lanes import Floats, Mask, polynomial, two_product, two_sum, where
 
 # lgamma(2 + d) / d for -1/2 <= d <= 1, relative error 2**-56.
 _LGAMMA = (
@@ -44,10 +44,10 @@ _DIGAMMA = (
     1.0710667843324236e-05, -1.395433595461267e-06,
 )  # fmt: skip
 _DIGAMMA_ROOT = (1.4616321449683622, 9.549995429965697e-17)
-# x**2 (log x - 1 / (2 x) - digamma(x)) in 1 / x**2 for x >= 8: error of digamma 2**-66.
+# x**2 (log x - 1 / (2 x) - digamma(x)) in 1 / x**2 for x >= 6: error of digamma 2**-64.
 _DIGAMMA_SERIES = (
-    0.08333333333333309, -0.008333333332976858, 0.0039682537815218764, -0.0041666190444806924,
-    0.007569127935119987, -0.020573363547989314, 0.06126030539714872,
+    0.08333333333333284, -0.008333333332803868, 0.003968253766162429, -0.004166628495471913,
+    0.007571683929613828, -0.02083273095079337, 0.07326996943915373, -0.21205085383741143,
 )  # fmt: skip
 
 
@@ -56,13 +56,12 @@ def lgamma(x: Floats) -> Floats:
     wide = x.widen() if x.is_f32 else x
     magnitude = wide.abs()
     positive = _lgamma_of_positive(magnitude)
-    # gamma(x) gamma(-x) = -pi / (x sin(pi x))
+    # gamma(x) gamma(-x) = -pi / (x sin(pi x)); near zero gamma(x) is close to 1 / x.
     sine, _ = _sine_and_cosine_of_turn(magnitude)
-    product = (magnitude * sine).abs()
-    high, low = log_pair(product)
+    high, low = log_pair((magnitude * sine).abs())
     reflected = (_LOG_PI - high) - low - positive
-    result = where(wide < 0.0, reflected, positive)
-    infinite = (product.equals(0.0) & (wide < 0.0)) | magnitude.equals(0.0)
+    result = where(wide < -1e-30, reflected, positive)
+    infinite = (sine.equals(0.0) & (wide < 0.0)) | magnitude.equals(0.0)
     result = where(infinite | magnitude.equals(math.inf), wide.const(math.inf), result)
     return result.narrow() if x.is_f32 else result
 
@@ -80,20 +79,25 @@ def _lgamma_of_positive(x: Floats) -> Floats:
         d = where(again, d - 1.0, d)
     d = where(below_one_and_half, x - 1.0, d)
     d = where(below_half, x, d)
-    inside = where(below_half, (x + 1.0) * x, where(below_one_and_half, x, steps))
-    argument = where(large, x, inside)
+    above = x + 1.0
+    quadratic = above * x
+    quadratic_low = above.fma(x, -quadratic) + (x - (above - 1.0)) * x
+    argument = where(below_half, quadratic, where(below_one_and_half | large, x, steps))
+    reciprocal = 1.0 / argument
     high, low = log_pair(argument)
+    low = where(below_half, quadratic_low.fma(reciprocal.at_most(1e300), low), low)
     # The logarithm is subtracted below 1.5, absent up to 3, added above.
     sign = where(below_one_and_half, x.const(-0.0).bits(), 0)
-    series = polynomial(d, _LGAMMA, d * d)
-    small = d.fma(series, high.flip_sign(sign)) + low.flip_sign(sign)
+    rest = polynomial(d, _LGAMMA[1:], d * d)
+    series = d.fma(rest, _LGAMMA[0])
+    series_low = d.fma(rest, _LGAMMA[0] - series)
+    small = d.fma(series, high.flip_sign(sign)) + d.fma(series_low, low.flip_sign(sign))
     small = where(below_three & ~below_one_and_half, d * series, small)
     # (x - 1/2) (log x - 1), the product to twice the precision.
     shifted = high - 1.0
     factor = x - 0.5
     product, error = two_product(shifted, factor)
     error = low.fma(factor, error)
-    reciprocal = 1.0 / x
     square = reciprocal * reciprocal
     rest = reciprocal.fma(polynomial(square, _STIRLING), _HALF_LOG)
     stirling = product + (error + rest)
@@ -105,48 +109,55 @@ def _lgamma_of_positive(x: Floats) -> Floats:
 def digamma(x: Floats) -> Floats:
     """The derivative of lgamma; NaN at -1, -2, ..., and an infinity of the opposite sign at 0."""
     wide = x.widen() if x.is_f32 else x
-    magnitude = wide.abs()
-    positive = _digamma_of_positive(magnitude)
-    # digamma(-a) = digamma(a) + 1 / a + pi / tan(pi a)
+    magnitude, negative = wide.abs(), wide < 0.0
+    # digamma(-a) = digamma(a + 1) + pi / tan(pi a)
+    positive = _digamma_of_this_or_next(magnitude, negative)
     sine, cosine = _sine_and_cosine_of_turn(magnitude)
-    cotangent = (cosine * math.pi) / sine
-    reflected = (positive + 1.0 / magnitude) + cotangent
+    reflected = positive + (cosine * math.pi) / sine
     reflected = where(sine.equals(0.0), wide.const(math.nan), reflected)
-    result = where(wide < 0.0, reflected, positive)
+    result = where(negative, reflected, positive)
     infinite = wide.const(-math.inf).flip_sign(wide.sign_bits())
     result = where(magnitude.equals(0.0), infinite, result)
     return result.narrow() if x.is_f32 else result
 
 
-def _digamma_of_positive(x: Floats) -> Floats:
-    large, below_one = x >= 8.0, x < 1.0
+def _digamma_of_this_or_next(x: Floats, of_next: Mask) -> Floats:
+    """digamma of ``x >= 0``, or of ``x + 1``."""
+    large, below_one = x >= 6.0, x < 1.0
     # Steps of the recurrence down to [1.5, 2.5), the sum of the reciprocals as a fraction; below 1
-    # one step up, its reciprocal to twice the precision.
+    # one step up.
     y = where(large, x.const(2.0), x)
     numerator, denominator = x.const(0.0), x.const(1.0)
-    for _ in range(6):
+    for _ in range(4):
         again = y >= 2.5
         below = y - 1.0
         numerator = where(again, numerator.fma(below, denominator), numerator)
         denominator = where(again, denominator * below, denominator)
         y = where(again, below, y)
-    numerator = where(below_one, x.const(-1.0), numerator)
+    numerator = where(below_one, where(of_next, x.const(0.0), -1.0), numerator)
     denominator = where(below_one, x, denominator)
     steps = numerator / denominator
-    steps_low = (-steps).fma(denominator, numerator) / denominator
-    # The distance from the root, exact where it matters: below 1 it is that of x + 1.
+    reciprocal = (1.0 / x).at_most(1e300)
+    steps_low = where(below_one, (-steps).fma(denominator, numerator) * reciprocal, 0.0)
+    # The distance from the root is exact where it matters: below 1 it is that of x + 1.
     root, root_low = _DIGAMMA_ROOT
-    distance = where(below_one, x - (root - 1.0), y - root) - root_low
+    distance = where(below_one, x - (root - 1.0), y - root)
     t = where(below_one, x - 0.5, y - 1.5)
-    near = distance * polynomial(t, _DIGAMMA, t * t)
-    total, lost = fast_two_sum(steps, near)
-    # Of tiny arguments the reciprocal's error is not a number.
-    small = where(total.abs() < 1e300, total + (lost + steps_low), steps)
+    rest = polynomial(t, _DIGAMMA[1:], t * t)
+    series = t.fma(rest, _DIGAMMA[0])
+    series_low = t.fma(rest, _DIGAMMA[0] - series)
+    near, near_low = two_product(distance, series)
+    near_low = distance.fma(series_low, series.fma(-root_low, near_low))
+    total, lost = two_sum(steps, near)
+    # Close to zero the errors are not finite.
+    small = total + (lost + (steps_low + near_low))
+    small = where((x < 1e-30) & ~of_next, steps, small)
     high, low = log_pair(where(large, x, 8.0))
-    reciprocal = 1.0 / x
     square = reciprocal * reciprocal
-    rest = square.fma(polynomial(square, _DIGAMMA_SERIES), reciprocal * 0.5)
-    series = high + (low - rest)
+    asymptotic = square.fma(polynomial(square, _DIGAMMA_SERIES), reciprocal * 0.5)
+    series = high + (low - asymptotic)
+    series = where(of_next, series + reciprocal, series)
+    small = where(of_next & ~below_one, small + reciprocal, small)
     return where(large, where(x < math.inf, series, x), small)
 
 

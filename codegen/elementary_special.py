@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from .elementary_exp import EXP2_F32, EXP2_F64, EXPM1_F64, LN2_F64, nearest_integer, powers_of_two
-from .lanes import Floats, fast_two_sum, polynomial, two_product, where
+from .lanes import Floats, polynomial, two_product, where
 
 # erf(x) / x - 1 in x**2 for |x| <= 1: relative error of erf 2**-29 and 2**-55; log2(erfc(x)) for
 # 1 <= x <= 4, or 6: relative error of erf 2**-29 and 2**-56.

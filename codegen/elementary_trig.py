@@ -10,6 +10,7 @@ computes them once. The polynomials are minimax fits, see :mod:`.elementary_exp`
 from __future__ import annotations
 
 import math
+
 import llvmlite.ir as ll
 
 from .lanes import Floats, Ints, Mask, fast_two_sum, polynomial, two_product, where

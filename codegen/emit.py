@@ -165,9 +165,7 @@ class _ProgramEmitter:
         kernels: list[NativeKernel],
         places: Callable[[Buffer], ll.Value],
     ) -> None:
-        """Put some kernels into a function of their own: LLVM's time grows faster than a
-        function.
-        """
+        """Put some kernels into a function of their own, for LLVM's time is not linear in it."""
         passed = _memory_of(kernels)
         type_ = ll.FunctionType(I32, [POINTER] * len(passed))
         function = ll.Function(self.module, type_, f"part{self.parts}")

@@ -149,9 +149,7 @@ class Body:
         return needed
 
     def emit_depth(self, depth: int, point: Point, values: dict[int, Values]) -> None:
-        """Emit the instructions that stand in so many loops, and put what they give into
-        `values`.
-        """
+        """Emit the instructions that stand in so many loops; `values` receives their values."""
         for number, found in enumerate(self.depth):
             if found == depth and self._needed[number]:
                 values[number] = self._emit(number, point, values)

@@ -7,7 +7,8 @@ vectors at once, the whole vectors that are left, and the last, partial vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import llvmlite.ir as ll
@@ -17,7 +18,7 @@ from .accumulators import Accumulator, scan_start, scan_step
 from .emit_body import Body, Point, Values
 from .engine import Host
 from .kernel import Buffer, LoopKernel, RunningSum, Store
-from .ll_loops import for_range
+from .ll_loops import Loop, for_range
 from .ll_scalar import Element
 from .ll_types import I64
 from .loop_order import choose_order
@@ -36,7 +37,7 @@ class _Stretch(NamedTuple):
 
     start: int
     stop: int
-    count: int
+    vectors: int
     active: int
 
 
@@ -105,7 +106,7 @@ class _Loops:
         for position in range(self.depth - 1, self.order.first_reduced - 1, -1):
             turns = self.order.extents[position]
             if position == self.order.vector:
-                turns = -(-turns // (self.order.lanes * self.stretches[0].count))
+                turns = -(-turns // (self.order.lanes * self.stretches[0].vectors))
             if product * turns > _RUN:
                 return position, max(1, _RUN // product)
             product *= turns
@@ -124,8 +125,8 @@ class _Loops:
             self.body.emit_stores(point, values)
         elif position == self.order.vector:
             for stretch in self.stretches:
-                step = stretch.count * self.order.lanes
-                inner = point.vectors(self.order.lanes, stretch.count, stretch.active)
+                step = stretch.vectors * self.order.lanes
+                inner = point.vectors(self.order.lanes, stretch.vectors, stretch.active)
                 with self._loop(stretch.start, stretch.stop, step) as loop:
                     self._enter(position + 1, inner.entered(position, loop.index), values)
         else:
@@ -138,7 +139,7 @@ class _Loops:
         stop: int | ll.Value,
         step: int,
         carried: Sequence[ll.Value] = (),
-    ) -> Iterator:  # type: ignore[type-arg]
+    ) -> AbstractContextManager[Loop]:
         few = isinstance(start, int) and isinstance(stop, int) and (stop - start) <= 4 * step
         return for_range(self.b, start, stop, step, carried=carried, unroll=None if few else False)
 
@@ -150,7 +151,7 @@ class _Loops:
             return
         count, lanes = point.count, point.lanes
         if self.across:
-            count, lanes = max(s.count for s in self.stretches), self.order.lanes
+            count, lanes = max(stretch.vectors for stretch in self.stretches), self.order.lanes
         accumulators = []
         for fold in self.kernel.folds:
             dtype = self.kernel.instructions[fold.value].dtype
@@ -162,7 +163,7 @@ class _Loops:
         self.accumulators = accumulators
         slow = self.split >= 0
         states = [a.slow_start() if slow else a.start() for a in accumulators]
-        states = self._reduce(position, point, values, states, slow)
+        states = self._reduce(position, point, values, states)
         for accumulator, state in zip(accumulators, states, strict=True):
             fold = accumulator.fold
             results = accumulator.finish(state)
@@ -175,7 +176,6 @@ class _Loops:
         point: Point,
         values: dict[int, Values],
         states: list[list[ll.Value]],
-        slow: bool,
     ) -> list[list[ll.Value]]:
         """The states after the loops from `position` on; the instructions before it are emitted."""
         if position == self.depth:
@@ -186,8 +186,8 @@ class _Loops:
             ]
         if position == self.order.vector:
             for stretch in self.stretches:
-                inner = point.vectors(self.order.lanes, stretch.count, stretch.active)
-                step = stretch.count * self.order.lanes
+                inner = point.vectors(self.order.lanes, stretch.vectors, stretch.active)
+                step = stretch.vectors * self.order.lanes
                 if position == self.split and stretch.stop - stretch.start > step:
                     states = self._reduce_in_runs(
                         position, inner, values, states, stretch.start, stretch.stop, step
@@ -196,18 +196,18 @@ class _Loops:
                     states = self._one_run(
                         states,
                         lambda fast, i=inner, t=stretch, n=step: self._turn(
-                            position, i, values, fast, t.start, t.stop, n, False
+                            position, i, values, fast, t.start, t.stop, n
                         ),
                     )
                 else:
                     states = self._turn(
-                        position, inner, values, states, stretch.start, stretch.stop, step, slow
+                        position, inner, values, states, stretch.start, stretch.stop, step
                     )
             return states
         extent = self.order.extents[position]
         if position == self.split:
             return self._reduce_in_runs(position, point, values, states, 0, extent, 1)
-        return self._turn(position, point, values, states, 0, extent, 1, slow)
+        return self._turn(position, point, values, states, 0, extent, 1)
 
     def _folded(self, value: Values, count: int) -> Values:
         return value if len(value) == count else value * count
@@ -221,7 +221,6 @@ class _Loops:
         start: int | ll.Value,
         stop: int | ll.Value,
         step: int,
-        slow: bool,
     ) -> list[list[ll.Value]]:
         """The states after a loop at `position`."""
         flat = [value for state in states for value in state]
@@ -229,7 +228,7 @@ class _Loops:
             inner = point.entered(position, loop.index)
             found = self._unflatten(loop.values, states)
             self.body.emit_depth(position + 1, inner, values)
-            found = self._reduce(position + 1, inner, values, found, slow)
+            found = self._reduce(position + 1, inner, values, found)
             loop.yield_(*[value for state in found for value in state])
         return self._unflatten(loop.results, states)
 
@@ -259,9 +258,7 @@ class _Loops:
                 end = self.b.select(below, end, I64(stop))
             found = self._one_run(
                 found,
-                lambda fast: self._turn(
-                    position, point, values, fast, outer.index, end, step, False
-                ),
+                lambda fast: self._turn(position, point, values, fast, outer.index, end, step),
             )
             outer.yield_(*[value for state in found for value in state])
         return self._unflatten(outer.results, states)
@@ -271,9 +268,7 @@ class _Loops:
         states: list[list[ll.Value]],
         run: Callable[[list[list[ll.Value]]], list[list[ll.Value]]],
     ) -> list[list[ll.Value]]:
-        """Sums start anew, and are added to their sum of runs afterwards; other folds just go
-        on.
-        """
+        """Sums start anew, and are added to the sum of runs in the end; other folds go on."""
         fast = [
             a.start() if a.slow else state
             for a, state in zip(self.accumulators, states, strict=True)

@@ -21,7 +21,8 @@ from ..ir.types import DType, uint8
 from .emit import emit_program
 from .engine import NativeModule, compile_module, host
 from .entry import ArraySpec, bind_entry, entry_supported
-from .kernel import Buffer, PythonStep, View, describe
+from .kernel import Buffer, PythonStep, View
+from .kernel_text import describe
 from .memory import ALIGNMENT, MemoryPlan, plan_memory
 from .schedule import GUARD_FAILED, Schedule, make_schedule
 
@@ -66,7 +67,7 @@ def _arguments(schedule: Schedule, plan: MemoryPlan) -> list[ArraySpec]:
     if not plan.on_stack:
         arguments.append(ArraySpec(uint8, (plan.arena_bytes,)))
     for buffer in schedule.inputs:
-        arguments.append(ArraySpec(*buffer.type, written=buffer.number in written))
+        arguments.append(ArraySpec(buffer.type.dtype, buffer.type.shape, buffer.number in written))
     arguments += [ArraySpec(*buffer.type) for buffer in schedule.results]
     return arguments
 

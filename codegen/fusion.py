@@ -19,10 +19,11 @@ from ..ir.graph import Node
 from ..ir.lowering import Generated, Movement, Placement, Reduce, Special
 from ..ir.program import Program
 from ..ir.types import Shape, bool_
+from .body_builder import canonical
 from .elementary import ELEMENTARY
 from .engine import Host
 from .index import Affine, identity_index, linearize, squeezed
-from .kernel import Constant, canonical
+from .kernel import Constant
 
 # Nodes of one kernel, at most: LLVM's time grows faster than the size of a basic block.
 _BODY_LIMIT = 400
@@ -271,13 +272,13 @@ class Analysis:
         lead = rank - x.ndim
         index: Any = tuple([0 if n == 1 else unit[lead + i] for i, n in enumerate(x.shape)])
         at: Node = x
-        found = at, linearize(index, at.shape, rank)
+        found: tuple[Node, Affine] = at, linearize(index, at.shape, rank)
         while at not in self.stored and self.kinds[at] in (MOVEMENT, ALIAS):
             inner = at.inputs[0]
             if isinstance(index, Affine):
                 if self.kinds[at] == MOVEMENT and at.op.name != "reshape" and inner.type.size != 1:
                     break
-                moved = index if inner.type.size != 1 else Affine((0,) * rank)
+                moved: Any = index if inner.type.size != 1 else Affine((0,) * rank)
             elif self.kinds[at] == ALIAS:
                 moved = linearize(index, at.shape, rank)
             else:
@@ -355,9 +356,7 @@ class Analysis:
             self.level[node] = same
 
     def reach(self, x: Node, identity: bool) -> tuple[int, int]:
-        """The lowest level at which a node can be read: in its own iteration space, and in
-        another.
-        """
+        """The lowest levels that can read a node: in its own iteration space, and in another."""
         if x in self.level:
             level = self.level[x]
             if self.kinds[x] >= REDUCE or not identity:

@@ -18,6 +18,7 @@ from ..ir.graph import Node
 from ..ir.ops.source import constant_array
 from ..ir.program import Program
 from ..ir.types import Shape, TensorType, bool_
+from .body_builder import BodyBuilder, indexed_offset, indexing_position
 from .engine import Host
 from .fusion import (
     DIVISIONS,
@@ -31,7 +32,6 @@ from .fusion import (
 )
 from .index import Affine, identity_index, linearize, row_major_strides, squeezed
 from .kernel import (
-    BodyBuilder,
     Buffer,
     Constant,
     DecisionKernel,
@@ -47,8 +47,6 @@ from .kernel import (
     Store,
     View,
     flag_type,
-    indexed_offset,
-    indexing_position,
 )
 from .matmul import MatmulSpec, prefers_blas
 
@@ -174,10 +172,9 @@ class _Assembly:
             body.kernel.reduced = reduced
             self.joined[base] = key
             self.loops[key] = body
-        body = self.loops.get(key)
-        if body is None:
-            body = self.loops[key] = self._new_body(space, level, reduced)
-        return body
+        if key not in self.loops:
+            self.loops[key] = self._new_body(space, level, reduced)
+        return self.loops[key]
 
     def _new_body(self, space: Shape, level: int, reduced: frozenset[int]) -> BodyBuilder:
         kernel = LoopKernel(space, reduced)
@@ -399,9 +396,7 @@ class _Assembly:
     # Order.
 
     def _ordered(self) -> list[Kernel]:
-        """By level; within a level decisions last. What no decision depends on comes after all
-        of them.
-        """
+        """By level; what no decision depends on comes after all decisions."""
         ranked = [
             (level, isinstance(kernel, DecisionKernel), number, kernel)
             for number, (level, kernel) in enumerate(self.leveled)

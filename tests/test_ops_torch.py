@@ -246,7 +246,7 @@ def assert_same(ours: Any, theirs: Any, what: str = "", tolerance: float = 1e-9)
     assert isinstance(ours, tg.Tensor), what
     assert str(ours.dtype) == str(theirs.dtype), what
     assert tuple(ours.shape) == tuple(theirs.shape), what
-    a, b = ours.detach().numpy(), theirs.detach().numpy()
+    a, b = ours.detach().numpy(), theirs.numpy(force=True)
     if a.dtype == np.float32:
         tolerance = max(tolerance, 2e-5)
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=what)
@@ -257,7 +257,7 @@ def forms(c: Case) -> list[tuple[str, Callable[[Any, Call], Any]]]:
     found: list[tuple[str, Callable[[Any, Call], Any]]] = []
     if hasattr(torch, c.name):
         found.append(("function", lambda module, call: getattr(module, c.name)(*call.args, **call.kwargs)))
-    if isinstance(c.args[0], X) and hasattr(torch.Tensor, c.name):
+    if isinstance(c.args[0], X) and hasattr(torch.Tensor, c.name) and c.name != "where":
         found.append(
             ("method", lambda module, call: getattr(call.args[0], c.name)(*call.args[1:], **call.kwargs))
         )
@@ -287,7 +287,7 @@ def test_value_and_gradients(c: Case) -> None:
 def check_gradients(what: str, leaves: Any, outs: Any, ref_leaves: Any, refs: Any) -> None:
     """First and second gradients agree, where there are any."""
     pairs = [(o, r) for o, r in zip(outs, refs, strict=True) if r.requires_grad]
-    if not pairs:
+    if not pairs or "floor_divide" in what:
         return
     rng = np.random.default_rng(7)
     cts = [rng.uniform(0.5, 1.5, tuple(r.shape)) for _, r in pairs]
@@ -318,6 +318,16 @@ IN_PLACE = [
     if isinstance(c.args[0], X) and hasattr(torch.Tensor, c.name + "_") and hasattr(tg.Tensor, c.name + "_")
 ]
 
+# In-place forms whose gradient differs from torch's, and why ours is kept.
+GRADIENTS_THAT_DIFFER = {
+    "logical_not(f2x3)": "torch lets the gradient pass as if nothing had happened; it is zero",
+    "logical_and(f2x3,b2x3)": "likewise",
+    "logical_or(f2x3,b2x3)": "likewise",
+    "logical_xor(f2x3,b2x3)": "likewise",
+    "floor_divide(f2x3,f3)": "torch has no derivative and raises an error; it is zero wherever there is one",
+    "floor_divide(f2x3,0.7)": "likewise",
+}
+
 
 @pytest.mark.parametrize("c", IN_PLACE, ids=str)
 def test_in_place_form(c: Case) -> None:
@@ -337,15 +347,14 @@ def test_in_place_form(c: Case) -> None:
         assert target.data_ptr() == address
         assert target._version == 1
         grads = []
-        if out.requires_grad:
-            grads = list(module.autograd.grad(out.sum(), call.leaves, allow_unused=True))
-        results.append((None, [out], grads))
+        if out.requires_grad and str(c) not in GRADIENTS_THAT_DIFFER:
+            grads = module.autograd.grad(out.sum(), call.leaves, allow_unused=True, materialize_grads=True)
+        results.append((None, [out], list(grads)))
     (error, outs, grads), (ref_error, refs, ref_grads) = results
-    assert error == ref_error
+    # Only clamp_ writes "long int" where torch's other functions write "Long".
+    assert error == (ref_error and ref_error.replace("long int", "Long"))
     for ours, theirs in zip(outs + grads, refs + ref_grads, strict=True):
-        assert (ours is None) == (theirs is None)
-        if ours is not None:
-            assert_same(ours, theirs, str(c))
+        assert_same(ours, theirs, str(c))
 
 
 def test_every_public_function_is_in_the_table() -> None:

@@ -91,6 +91,8 @@ _functions = {
         _methods.SHAPING,
         _methods.LINALG,
         _methods.INDEXING,
+        ("detach", "numel", "is_floating_point", "is_complex", "rsub"),
+        [name + "_" for name in _methods.IN_PLACE_FUNCTIONS],
     )
     for name in names
 }

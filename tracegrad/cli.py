@@ -86,8 +86,9 @@ def _make_parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "dump",
         help="print what compilation makes of a function",
-        description="Import FILE.py, call FUNCTION with arguments of the given types, and print what\n"
-        "tracegrad.compile made of it. The file is imported, not run: its __name__ is not\n'__main__'.",
+        description="Import FILE.py, call FUNCTION with arguments of the given types, and print\n"
+        "what tracegrad.compile made of it. The file is imported, not run: its __name__ is\n"
+        "not '__main__'.",
         epilog="stages:\n"
         "  trace      what ran\n"
         "  joint      the same with its adjoint\n"
@@ -111,8 +112,9 @@ def _make_parser() -> argparse.ArgumentParser:
         "--args",
         default="",
         metavar="TYPES",
-        help="arguments: tensor types 'f32[16,10]', 'i64[16]', 'f64[]', numbers '3', '0.1', 'True', "
-        "'None'; name=... for a keyword. Floats are random in [0, 1), integers 0 or 1, always the same",
+        help="arguments: tensor types 'f32[16,10]', 'i64[16]', 'f64[]', numbers '3', '0.1', "
+        "'True', 'None'; name=... for a keyword. Floats are random in [0, 1), integers 0 or 1, "
+        "always the same",
     )
     command.add_argument(
         "--stage", choices=(*STAGES, "all"), default="optimized", help="default: optimized"
@@ -123,8 +125,8 @@ def _make_parser() -> argparse.ArgumentParser:
         "--requires-grad",
         action="store_true",
         dest="grad",
-        help="float arguments require grad; a function that returns a scalar is shown together with "
-        "its gradient",
+        help="float arguments require grad; a function that returns a scalar is shown together "
+        "with its gradient",
     )
     return parser
 

@@ -268,7 +268,23 @@ def apply_in_place(op: Op, x: Tensor, operands: Sequence[Any], attrs: dict[str, 
             finally:
                 restore(token)
     check_in_place(x)
-    return store(x, apply(op, operands, attrs))
+    return store(x, apply(op, former(x, operands), attrs))
+
+
+def former(x: Tensor, operands: Sequence[Any]) -> Sequence[Any]:
+    """The operands of an in-place operation, with `x` replaced by a copy where the operation is recorded.
+
+    The record keeps the value that `x` had; `x` itself is about to be overwritten.
+    """
+    if not (state.grad and any(isinstance(y, Tensor) and y._requires_grad for y in operands)):
+        return operands
+    old = new_tensor(x._data.copy())
+    old._grad_fn = x._grad_fn
+    old._output_nr = x._output_nr
+    old._requires_grad = x._requires_grad
+    if state.trace is not None:
+        state.trace.alias(old, x)
+    return [old if y is x else y for y in operands]
 
 
 _NO_GRAD_VIEW = (

@@ -133,10 +133,19 @@ CONVERSIONS = "to double long short type_as cpu cuda copy_ fill_ zero_ detach_".
 
 # Functions whose in-place form computes the result and stores it.
 IN_PLACE = (
-    "neg abs sign exp exp2 expm1 log log1p log2 log10 sqrt rsqrt sin cos tan asin acos atan sinh cosh tanh "
-    "sigmoid erf floor ceil trunc round pow square reciprocal clamp clamp_min clamp_max relu lerp addcmul "
-    "addcdiv masked_fill floor_divide remainder fmod div lt le gt ge eq ne logical_not logical_and logical_or "
-    "bitwise_and bitwise_or bitwise_xor bitwise_not"
+    "neg negative abs absolute sign exp exp2 expm1 log log1p log2 log10 sqrt rsqrt sin cos tan asin arcsin acos "
+    "arccos atan arctan sinh cosh tanh asinh arcsinh acosh arccosh atanh arctanh sigmoid erf erfc floor ceil "
+    "trunc round frac pow square reciprocal clamp clip clamp_min clamp_max relu lerp addcmul addcdiv "
+    "masked_fill floor_divide remainder fmod div divide true_divide atan2 arctan2 lt less le less_equal gt "
+    "greater ge greater_equal eq ne not_equal logical_not logical_and logical_or logical_xor bitwise_and "
+    "bitwise_or bitwise_xor bitwise_not tril triu cumsum scatter_add index_add addmm"
+).split()
+
+# Those that torch offers as functions as well.
+IN_PLACE_FUNCTIONS = (
+    "neg negative abs exp exp2 expm1 log log1p log2 log10 sqrt rsqrt sin cos tan asin arcsin acos arccos atan "
+    "arctan sinh cosh tanh asinh arcsinh acosh arccosh atanh arctanh sigmoid erf erfc floor ceil trunc round frac "
+    "square reciprocal clamp clip clamp_min clamp_max relu zero fill detach"
 ).split()
 
 
@@ -176,12 +185,14 @@ def attach() -> None:
         "__pos__": lambda self: self,
         "add_": ew.in_place_binary(registered("add"), ew.add),
         "sub_": ew.in_place_binary(registered("sub"), ew.sub),
+        "subtract_": ew.in_place_binary(registered("sub"), ew.sub),
         "mul_": ew.in_place_binary(registered("mul"), ew.mul),
+        "multiply_": ew.in_place_binary(registered("mul"), ew.mul),
     }
     for name, member in members.items():
         setattr(Tensor, name, member)
     for name in IN_PLACE:
-        setattr(Tensor, name + "_", ew.in_place(getattr(ew, name)))
+        setattr(Tensor, name + "_", ew.in_place(getattr(Tensor, name)))
     for name, function in OPERATORS.items():
         setattr(Tensor, f"__{name}__", _operator(function, _PLAIN.get(name)))
         setattr(Tensor, f"__r{name}__", _reflected(function))

@@ -38,7 +38,8 @@ class Freed(Node):
     __slots__ = ("_name",)
 
     def __init__(self, name: str) -> None:
-        super().__init__((None,), None)
+        # An edge to nowhere in particular, so that the sweep asks for a cotangent and hears the error.
+        super().__init__((new_tensor(np.zeros(())),), None)
         self._name = name
 
     def name(self) -> str:

@@ -95,13 +95,14 @@ def cancel_equal(b: Rewriter, node: Node) -> Node | None:
 def drop_factor_one(b: Rewriter, node: Node) -> Node | None:
     """x * 1 => x; x * -1 => -x; x * 0 => 0 for integers"""
     x, y = node.inputs
-    if _is(y, 1):
+    value = uniform_value(y)
+    if value is None:
+        return None
+    if value == 1:
         return b.expand(x, node.shape)
-    if _is(y, -1):
+    if value == -1:
         return b.expand(b.emit("neg", x), node.shape)
-    if not node.dtype.is_floating and _is(y, 0):
-        return b.full(node.type, 0)
-    return None
+    return b.full(node.type, 0) if value == 0 and not node.dtype.is_floating else None
 
 
 @rule("mul", "div")
@@ -117,9 +118,10 @@ def cancel_signs(b: Rewriter, node: Node) -> Node | None:
 def drop_divisor_one(b: Rewriter, node: Node) -> Node | None:
     """x / 1 => x; x / -1 => -x"""
     x, y = node.inputs
-    if _is(y, 1):
+    value = uniform_value(y)
+    if value == 1:
         return b.expand(x, node.shape)
-    return b.expand(b.emit("neg", x), node.shape) if _is(y, -1) else None
+    return b.expand(b.emit("neg", x), node.shape) if value == -1 else None
 
 
 @rule("div")
@@ -325,8 +327,12 @@ def put_constant_right(b: Rewriter, node: Node) -> Node | None:
 @rule(where=_is_pointwise)
 def sink_broadcasts(b: Rewriter, node: Node) -> Node | None:
     """f(broadcast x, y) => f(x, y) if NumPy does the same; f(broadcast x) => broadcast f(x)"""
-    # An op may raise for an element that is broadcast to none at all.
-    if not node.type.size or not any(map(_is_broadcast, node.inputs)):
+    for x in node.inputs:
+        if x.op.name == "broadcast_in_dim":
+            break
+    else:
+        return None
+    if not node.type.size:  # An op may raise for an element that is broadcast to none at all.
         return None
     first, *others = {x for x in node.inputs if x.shape}
     if not others and _is_broadcast(first):

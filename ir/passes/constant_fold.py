@@ -19,7 +19,8 @@ _LARGEST = 64
 """Results with more elements stay computations."""
 
 # What is computed from them is folded, but they are as simple as a constant already.
-_SIMPLE = frozenset({"const", "iota", "broadcast_in_dim"})
+_SIMPLE = frozenset({"iota", "broadcast_in_dim"})
+_CONST = registered("const")
 
 
 @graph_pass("constant-fold")
@@ -30,18 +31,22 @@ def fold_constants(graph: Graph, largest: int = _LARGEST) -> Graph:
     Evaluation is that of the interpreter. What would raise there is left to raise when it is run.
     Linear.
     """
+    constants: set[Node] = set()
     values: dict[Node, np.ndarray] = {}
     replaced: dict[Node, Node] = {}
     nodes: list[Node] = []
     with quiet():
         for node in graph.nodes:
             new = transplanted(node, replaced)
-            value = _evaluate(new, values, largest)
-            if value is not None and new.op.name not in _SIMPLE:
-                *before, new = _as_constant(new, value)
-                nodes += before
-            if value is not None:
-                values[new] = value
+            if new.op is _CONST:
+                constants.add(new)
+            else:
+                value = _evaluate(new, values, constants, largest)
+                if value is not None:
+                    if new.op.name not in _SIMPLE:
+                        *before, new = _as_constant(new, value)
+                        nodes += before
+                    values[new] = value
             nodes.append(new)
             if new is not node:
                 replaced[node] = new
@@ -50,18 +55,20 @@ def fold_constants(graph: Graph, largest: int = _LARGEST) -> Graph:
     return graph.replace(nodes=nodes, outputs=[replaced.get(x, x) for x in graph.outputs])
 
 
-def _evaluate(node: Node, values: dict[Node, np.ndarray], largest: int) -> np.ndarray | None:
+def _evaluate(
+    node: Node, values: dict[Node, np.ndarray], constants: set[Node], largest: int
+) -> np.ndarray | None:
     """The value of a node; None if an operand is unknown, or the value too large, or it raises."""
-    operands = []
     for x in node.inputs:
-        operand = values.get(x)
-        if operand is None:
+        if x not in constants and x not in values:
             return None
-        operands.append(operand)
     if node.type.size > largest:
         return None
+    for x in node.inputs:
+        if x not in values:
+            values[x] = evaluate_node(x, ())
     try:
-        value = evaluate_node(node, operands)
+        value = evaluate_node(node, [values[x] for x in node.inputs])
     except Exception:
         return None
     if TensorType(from_numpy_dtype(value.dtype), value.shape) != node.type:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph, Node
-from ..printer import format_attrs
 from ..rewrite import transplanted
 from .pipeline import graph_pass
 
@@ -25,8 +24,7 @@ def eliminate_common_subexpressions(graph: Graph) -> Graph:
         operands: Any = new.inputs
         if new.op.commutative and id(operands[0]) > id(operands[1]):
             operands = operands[::-1]
-        # Attributes are compared as text: 1, 1.0 and True are equal, 0.0 and -0.0 too, NaN not.
-        first = known.setdefault((new.op, operands, format_attrs(new), new.type), new)
+        first = known.setdefault((new.op, operands, _attrs_key(new), new.type), new)
         if first is new:
             nodes.append(new)
         if first is not node:
@@ -34,3 +32,17 @@ def eliminate_common_subexpressions(graph: Graph) -> Graph:
     if not replaced:
         return graph
     return graph.replace(nodes=nodes, outputs=[replaced.get(x, x) for x in graph.outputs])
+
+
+def _attrs_key(node: Node) -> Any:
+    """The attributes as a hashable key that takes no two values for one.
+
+    In Python 1, 1.0 and True are equal, and so are 0.0 and -0.0, while NaN differs from itself.
+    """
+    attrs = node.attrs
+    if not attrs:
+        return None
+    if node.op.name == "const":
+        return repr(attrs["value"])
+    values = [attrs[name] for name in node.op.attrs]
+    return tuple([(v.__class__, repr(v) if v.__class__ is float else v) for v in values])

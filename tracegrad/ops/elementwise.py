@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.dispatch import apply, apply_in_place, check_in_place, composite, store
+from tracegrad.dispatch import apply, apply_in_place, check_in_place, composite, former, store
 from tracegrad.grad_mode import state
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import DType, bool_
@@ -425,7 +425,9 @@ def in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(function)
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         check_in_place(self)
-        return store(self, function(self, *args, **kwargs))
+        operands = former(self, (self, *args, *kwargs.values()))
+        count = len(args) + 1
+        return store(self, function(*operands[:count], **dict(zip(kwargs, operands[count:], strict=True))))
 
     method.__name__ = method.__qualname__ = function.__name__ + "_"
     method.__doc__ = f"In-place form of ``{function.__name__}``. Returns the tensor itself."
@@ -442,7 +444,7 @@ def in_place_binary(op: Op, function: Callable[..., Tensor]) -> Callable[..., Te
         x, y = common_operands(self, other)
         if x is not self:
             check_in_place(self)
-            return store(self, apply(op, (x, y)))
+            return store(self, apply(op, former(self, (x, y))))
         return apply_in_place(op, self, (x, y))
 
     method.__name__ = method.__qualname__ = function.__name__ + "_"
