@@ -193,12 +193,16 @@ class _Loops:
                         position, inner, values, states, stretch.start, stretch.stop, step
                     )
                 elif position == self.split:
-                    states = self._one_run(
-                        states,
-                        lambda fast, i=inner, t=stretch, n=step: self._turn(
-                            position, i, values, fast, t.start, t.stop, n
-                        ),
+                    fast = self._turn(
+                        position,
+                        inner,
+                        values,
+                        self._fresh(states),
+                        stretch.start,
+                        stretch.stop,
+                        step,
                     )
+                    states = self._flushed(states, fast)
                 else:
                     states = self._turn(
                         position, inner, values, states, stretch.start, stretch.stop, step
@@ -256,27 +260,25 @@ class _Loops:
             if (stop - start) % run:
                 below = self.b.icmp_signed("<", end, I64(stop))
                 end = self.b.select(below, end, I64(stop))
-            found = self._one_run(
-                found,
-                lambda fast: self._turn(position, point, values, fast, outer.index, end, step),
-            )
+            fast = self._turn(position, point, values, self._fresh(found), outer.index, end, step)
+            found = self._flushed(found, fast)
             outer.yield_(*[value for state in found for value in state])
         return self._unflatten(outer.results, states)
 
-    def _one_run(
-        self,
-        states: list[list[ll.Value]],
-        run: Callable[[list[list[ll.Value]]], list[list[ll.Value]]],
-    ) -> list[list[ll.Value]]:
-        """Sums start anew, and are added to the sum of runs in the end; other folds go on."""
-        fast = [
+    def _fresh(self, states: list[list[ll.Value]]) -> list[list[ll.Value]]:
+        """The states at the start of a run: sums start anew, other folds just go on."""
+        return [
             a.start() if a.slow else state
             for a, state in zip(self.accumulators, states, strict=True)
         ]
-        after = run(fast)
+
+    def _flushed(
+        self, states: list[list[ll.Value]], fast: list[list[ll.Value]]
+    ) -> list[list[ll.Value]]:
+        """The states after a run that ended with `fast`."""
         return [
             a.flush(state, new) if a.slow else new
-            for a, state, new in zip(self.accumulators, states, after, strict=True)
+            for a, state, new in zip(self.accumulators, states, fast, strict=True)
         ]
 
     def _emit_scan(self, position: int, point: Point, values: dict[int, Values]) -> None:

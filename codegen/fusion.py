@@ -279,14 +279,12 @@ class Analysis:
                 if self.kinds[at] == MOVEMENT and at.op.name != "reshape" and inner.type.size != 1:
                     break
                 moved: Any = index if inner.type.size != 1 else Affine((0,) * rank)
-            elif self.kinds[at] == ALIAS:
-                moved = linearize(index, at.shape, rank)
             else:
-                moved = at.op.lower.index(index, inner.type, at.type, **at.attrs)
-                if moved is None:
-                    moved = linearize(index, at.shape, rank)
-                else:
-                    moved = canonical(moved, inner.shape)
+                moved = None
+                if self.kinds[at] == MOVEMENT:
+                    moved = at.op.lower.index(index, inner.type, at.type, **at.attrs)
+                flat = linearize(index, at.shape, rank)
+                moved = flat if moved is None else canonical(moved, inner.shape)
             at, index = inner, moved
             if self.constant(at) is not None:
                 break
@@ -303,13 +301,16 @@ class Analysis:
 
     def _assign_levels(self) -> None:
         counts: dict[tuple[Shape, int], int] = {}
+        folding: dict[tuple[Shape, int], frozenset[int]] = {}
         for node in self.order:
             kind = self.kinds[node]
             if kind in (LEAF, CONSTANT) or self.constant(node) is not None:
                 if node in self.stored:
                     self.level[node] = 0
                 continue
-            if kind in (REDUCE, SCAN):
+            if kind == REDUCE:
+                self.level[node] = self._level_of_reduction(node, folding)
+            elif kind == SCAN:
                 self.level[node] = self.reach(node.inputs[0], True)[0]
             elif kind == PLACEMENT:
                 self._place(node)
@@ -322,6 +323,21 @@ class Analysis:
                 self.level[node] = max([self.reach(x.node, False)[1] for x in factors], default=0)
             else:
                 self._inline(node, kind, counts)
+
+    def _level_of_reduction(
+        self, node: Node, folding: dict[tuple[Shape, int], frozenset[int]]
+    ) -> int:
+        """The level of a reduction; those of one kernel run along the same axes.
+
+        Args:
+            folding: per iteration space and level the axes that are reduced there.
+        """
+        x = node.inputs[0]
+        space, axes = squeezed(x.shape), reduced_axes(node)
+        level = self.reach(x, True)[0]
+        while folding.setdefault((space, level), axes) != axes:
+            level += 1
+        return level
 
     def _inline(self, node: Node, kind: int, counts: dict[tuple[Shape, int], int]) -> None:
         space = squeezed(node.shape)
@@ -480,6 +496,12 @@ class Factor:
 
     node: Node
     offset: Affine
+
+
+def reduced_axes(node: Node) -> frozenset[int]:
+    """The axes of the iteration space that a reduction runs along."""
+    wide = [axis for axis, n in enumerate(node.inputs[0].shape) if n != 1]
+    return frozenset(i for i, axis in enumerate(wide) if axis in node.attrs["axis"])
 
 
 def _users(order: list[Node]) -> dict[Node, list[Node]]:

@@ -29,6 +29,7 @@ from .fusion import (
     SCAN,
     SCATTER,
     Analysis,
+    reduced_axes,
 )
 from .index import Affine, identity_index, linearize, row_major_strides, squeezed
 from .kernel import (
@@ -276,9 +277,7 @@ class _Assembly:
     def _reduce(self, node: Node) -> None:
         x = node.inputs[0]
         space = squeezed(x.shape)
-        wide = [axis for axis, n in enumerate(x.shape) if n != 1]
-        reduced = frozenset(i for i, axis in enumerate(wide) if axis in node.attrs["axis"])
-        body = self._body(space, self.a.level[node], reduced)
+        body = self._body(space, self.a.level[node], reduced_axes(node))
         index = identity_index(x.shape)
         value = body.value(x, index)
         kept = [i for axis, i in enumerate(index) if axis not in node.attrs["axis"]]

@@ -170,5 +170,3 @@ def differentiate(graph: Graph, wrt: Sequence[int] | None = None) -> Graph:
         for x, ct in zip(inputs, cotangents, strict=True)
     ]
     return extended.replace(outputs=[*graph.outputs, *gradients])
-
-

@@ -83,7 +83,9 @@ class GraphBuilder:
     def apply(self, op: Op, operands: Sequence[Any], attrs: Attrs) -> Node:
         """Like `emit`, but Python numbers among the operands become constants."""
         nodes = [x for x in operands if x.__class__ is Node]
-        dtype = next((x.type.dtype for x in nodes if x.type.dtype is not bool_), nodes[0].type.dtype)
+        dtype = next(
+            (x.type.dtype for x in nodes if x.type.dtype is not bool_), nodes[0].type.dtype
+        )
         return self.emit(
             op,
             tuple(x if x.__class__ is Node else self._as_node(x, dtype) for x in operands),

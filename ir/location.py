@@ -12,7 +12,6 @@ import sys
 from types import CodeType
 
 
-
 def _find_internal_roots() -> tuple[str, ...]:
     """The folders of tracegrad: one where it is installed, three siblings in a source checkout."""
     ir_folder = os.path.dirname(os.path.abspath(__file__))

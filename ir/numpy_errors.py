@@ -6,35 +6,33 @@ where a NumPy has no such variable, errstate is used.
 
 from __future__ import annotations
 
+import functools
+import importlib
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-try:
-    from numpy._core.umath import _extobj_contextvar
-except ImportError:
-    _extobj_contextvar = None
 
-if _extobj_contextvar is not None:
+def _by_errstate() -> tuple[Callable[[], Any], Callable[[Any], object]]:
+    """The documented way."""
+    return lambda: np.seterr(all="ignore"), lambda token: np.seterr(**token)
+
+
+def _by_context_variable() -> tuple[Callable[[], Any], Callable[[Any], object]]:
+    """The fast way. Raises ImportError or AttributeError where this NumPy has no such variable."""
+    variable: Any = getattr(importlib.import_module("numpy._core.umath"), "_extobj_contextvar")  # noqa: B009
     with np.errstate(all="ignore"):
-        _quiet = _extobj_contextvar.get()
+        ignoring = variable.get()
+    return functools.partial(variable.set, ignoring), variable.reset
 
-    def silence() -> Any:
-        """Ignore floating-point errors in this context from now on; give the result to `restore`."""
-        return _extobj_contextvar.set(_quiet)
 
-    restore = _extobj_contextvar.reset
-    """Undo `silence`."""
-else:
-
-    def silence() -> Any:
-        """Ignore floating-point errors in this thread from now on; give the result to `restore`."""
-        return np.seterr(all="ignore")
-
-    def restore(token: Any) -> None:
-        """Undo `silence`."""
-        np.seterr(**token)
+try:
+    silence, restore = _by_context_variable()
+except (ImportError, AttributeError):
+    silence, restore = _by_errstate()
+# ``token = silence()`` ignores floating-point errors in this context; ``restore(token)`` undoes it.
 
 
 class quiet:  # noqa: N801 (used like a function)

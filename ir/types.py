@@ -152,7 +152,8 @@ class TensorType(NamedTuple):
     def __str__(self) -> str:
         return f"{self.dtype.name}[{','.join(map(str, self.shape))}]"
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def type_of(value: Any) -> TensorType:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from hypothesis import strategies as st
-
 from tracegrad.ir import Graph, GraphBuilder, Node, TensorType, registered, verify
 from tracegrad.ir.types import (
     DType,
@@ -77,7 +76,8 @@ class _Grower:
 
     def step(self) -> None:
         steps = [
-            self.unary, self.unary, self.unary, self.binary, self.binary, self.binary, self.constant, self.constant, self.broadcast,
+            self.unary, self.unary, self.unary, self.binary, self.binary, self.binary,
+            self.constant, self.constant, self.broadcast,
             self.reshape, self.permute, self.slice, self.update, self.reduce, self.concat,
             self.flip, self.pad, self.matmul, self.take, self.zeros,
         ]  # fmt: skip
@@ -167,10 +167,9 @@ class _Grower:
     def cast(self) -> None:
         x = self.pick()
         assert x is not None
-        if x.dtype.is_floating:  # What a float out of range becomes as an integer is undefined.
-            targets = [float32, float64, bool_]
-        else:
-            targets = [bool_, uint8, int32, int64, float32, float64]
+        targets = [bool_, float32, float64]
+        if not x.dtype.is_floating:  # What a float out of range becomes as an integer is undefined.
+            targets += [uint8, int32, int64]
         self.emit("cast", x, dtype=self.choose(targets))
 
     def broadcast(self) -> None:
@@ -277,9 +276,7 @@ class _Grower:
         x = self.pick(lambda node: node.dtype is not bool_ and node.ndim > 0)
         if x is None:
             return
-        low, high = (
-            tuple(self.between(0, 2) for _ in range(x.ndim)) for _ in range(2)
-        )
+        low, high = (tuple(self.between(0, 2) for _ in range(x.ndim)) for _ in range(2))
         value = 1.5 if x.dtype.is_floating and self.flip_coin() else 0
         self.emit("pad", x, low=low, high=high, value=value)
 
@@ -300,7 +297,9 @@ class _Grower:
         axis = self.between(0, x.ndim - 1)
         index = [self.between(0, x.shape[axis] - 1) for _ in range(self.between(1, 3))]
         type = TensorType(int64, (len(index),))
-        self.emit("take", x, self.builder.append("const", (), {"value": tuple(index)}, type), axis=axis)
+        self.emit(
+            "take", x, self.builder.append("const", (), {"value": tuple(index)}, type), axis=axis
+        )
 
     def zeros(self) -> None:
         x = self.pick(lambda node: node.dtype is not bool_)
@@ -348,5 +347,9 @@ def graphs(
         steps: the most steps to grow.
     """
     return st.builds(
-        grow_graph, st.integers(0, 2**32 - 1), st.integers(1, steps), st.just(smooth), st.just(dtypes)
+        grow_graph,
+        st.integers(0, 2**32 - 1),
+        st.integers(1, steps),
+        st.just(smooth),
+        st.just(dtypes),
     )

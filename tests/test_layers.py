@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("ir", "codegen", "tracegrad")
 
-# Third-party modules a layer may import, and modules that alone may import something.
+# Third-party modules that a layer may import, and what single modules may beside them.
 THIRD_PARTY = {"ir": {"numpy"}, "codegen": {"numpy", "llvmlite"}, "tracegrad": {"numpy"}}
 EXCEPTIONS = {"ir/nx.py": {"networkx"}}
 

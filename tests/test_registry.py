@@ -35,7 +35,6 @@ NOT_DIFFERENTIABLE = {
     "integer_pow": "takes integers",
     "argmax": "makes integers",
     "argmin": "makes integers",
-    "floor_div": "torch has none either",
 }
 INTERPRETED = {
     "input": "a value that is given, not computed",
@@ -49,8 +48,7 @@ INTERPRETED = {
 def test_complete(op: Op) -> None:
     assert (op.samples is None) == (op.name in WITHOUT_SAMPLES)
     assert (op.lower is None) == (op.name in INTERPRETED)
-    if op.name != "floor_div":  # Has a derivative for second derivatives of remainder, or none.
-        assert op.differentiable != (op.name in NOT_DIFFERENTIABLE)
+    assert op.differentiable != (op.name in NOT_DIFFERENTIABLE)
 
 
 def test_lists_name_ops_that_exist() -> None:

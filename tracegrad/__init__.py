@@ -12,7 +12,7 @@ from typing import Any
 
 import tracegrad.ir.ops  # noqa: F401  (fills the op registry)
 from tracegrad import methods as _methods  # isort: skip  (completes the Tensor class)
-from tracegrad import autograd, cuda
+from tracegrad import autograd, cuda, nn, optim
 from tracegrad.compiler import compile
 from tracegrad.device import Device as device
 from tracegrad.formatting import set_printoptions

@@ -20,23 +20,21 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 from tracegrad import pytree
 from tracegrad.explanation import explain_function, show_stage
 from tracegrad.fastcall import GUARD_FAILED, MISS, generate
 from tracegrad.grad_mode import state
-from tracegrad.guards import Unguardable, watch
+from tracegrad.guards import UnguardableError, watch
 from tracegrad.ir import config, events
 from tracegrad.ir.interpreter import InterpretedExecutable
 from tracegrad.ir.location import SourceLocation
 from tracegrad.ir.program import Executable, Program
-from tracegrad.plan import Refused, plan
+from tracegrad.plan import RefusedError, plan
 from tracegrad.tensor import Tensor
 from tracegrad.tracing import Trace
 from tracegrad.variant import Variant
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_VARIANTS = 64
 """The least recently used variant is dropped beyond this many."""
@@ -89,10 +87,12 @@ class CompiledFunction:
         refusals: reasons for which a run could not be compiled, with the user's line, newest last.
     """
 
-    def __init__(self, function: Callable[..., Any], *, fullgraph: bool, backend: str, name: str | None) -> None:
+    def __init__(
+        self, function: Callable[..., Any], *, fullgraph: bool, backend: str, name: str | None
+    ) -> None:
         functools.update_wrapper(self, function)
         self._function = function
-        self._name = name or getattr(function, "__name__", "function")
+        self._name: str = name or str(getattr(function, "__name__", "function"))
         self._fullgraph = fullgraph
         self._backend = backend
         self._lock = threading.RLock()
@@ -151,7 +151,9 @@ class CompiledFunction:
             self._missed_in_a_row += 1
             if self._missed_in_a_row > MAX_MISSES:
                 reason = stats.guard_failures.most_common(1)[0][0]
-                self._refuse(f"what it depends on is new at every call ({reason})", None, final=True)
+                self._refuse(
+                    f"what it depends on is new at every call ({reason})", None, final=True
+                )
                 stats.eager += 1
                 return self._function(*args, **kwargs)
         return self._trace(key, leaves, tensors, args, kwargs)
@@ -172,14 +174,19 @@ class CompiledFunction:
     # Making variants.
 
     def _trace(
-        self, key: Any, leaves: list[Any], tensors: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        key: Any,
+        leaves: list[Any],
+        tensors: list[Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """Run eagerly under a trace, and make a variant of what happened."""
         self.stats.eager += 1
         others = [leaf for leaf in leaves if not isinstance(leaf, (Tensor, *_Plain))]
         try:
             guard = watch(self._function, others)
-        except Unguardable as error:
+        except UnguardableError as error:
             self._refuse(str(error), None, final=True)
             return self._function(*args, **kwargs)
         trace = Trace(self._name)
@@ -196,10 +203,10 @@ class CompiledFunction:
         try:
             changed = guard.changed()
             if changed:
-                raise Refused(f"it changes Python state: {changed[0].name}")
+                raise RefusedError(f"it changes Python state: {changed[0].name}")
             made = plan(trace, returned, tensors, trace.entry_versions)
             variant = Variant(made, guard, tensors, grad_enabled, self._compile)
-        except Refused as refusal:
+        except RefusedError as refusal:
             self._refuse(refusal.reason, refusal.location, final=False)
         else:
             self._failed_in_a_row = 0
@@ -232,7 +239,9 @@ class CompiledFunction:
         del self.refusals[:-20]
         if self._fullgraph:
             place = f"\n  {location.describe()}" if location else ""
-            raise RuntimeError(f"{self._name} cannot be compiled as a whole (fullgraph=True): {reason}{place}")
+            raise RuntimeError(
+                f"{self._name} cannot be compiled as a whole (fullgraph=True): {reason}{place}"
+            )
         self._failed_in_a_row += 1
         if final or self._failed_in_a_row >= MAX_REFUSALS:
             self._eager_because = reason, location
@@ -383,9 +392,13 @@ def _native_back_end() -> Callable[[Program], Executable] | None:
 
 
 @overload
-def compile(model: F) -> F: ...
+def compile(
+    model: Callable[..., Any], *, fullgraph: bool = ..., backend: str = ..., name: str | None = ...
+) -> CompiledFunction: ...
 @overload
-def compile(*, fullgraph: bool = ..., backend: str = ..., name: str | None = ...) -> Callable[[F], F]: ...
+def compile(
+    *, fullgraph: bool = ..., backend: str = ..., name: str | None = ...
+) -> Callable[[Callable[..., Any]], CompiledFunction]: ...
 def compile(
     model: Any = None, *, fullgraph: bool = False, backend: str = "native", name: str | None = None
 ) -> Any:
@@ -412,7 +425,7 @@ def compile(
     if backend not in ("native", "interpreter"):
         raise ValueError(f"backend must be 'native' or 'interpreter', but got {backend!r}")
     if model is None:
-        return lambda function: compile(function, fullgraph=fullgraph, backend=backend, name=name)
+        return functools.partial(compile, fullgraph=fullgraph, backend=backend, name=name)
     if not callable(model):
         raise TypeError(f"compile() expects a callable, but got {type(model).__name__}")
     if isinstance(model, CompiledFunction):

@@ -426,6 +426,25 @@ _permute = registered("permute")
 _tensor.refresh_view = refresh_view
 
 
+def shown_as(out: Tensor, name: str, *operands: Any) -> Tensor:
+    """Have the record of `out` shown to users as that of one operation on `operands`. Returns `out`.
+
+    Args:
+        name: of the record, as ``SinBackward0``.
+        operands: arguments of the operation; those that are no floating tensors are left out.
+    """
+    node = out._grad_fn
+    if isinstance(node, OpNode):
+        edges = [
+            (_edge_of(x), x._output_nr)
+            for x in operands
+            if isinstance(x, Tensor) and x._data.dtype.kind == "f"
+        ]
+        if not any(edge is node for edge, _ in edges):
+            present(node, name, tuple(edges))
+    return out
+
+
 T = TypeVar("T", bound=Callable[..., Any])
 
 
@@ -440,14 +459,7 @@ def composite(name: str) -> Callable[[T], T]:
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             out = function(*args, **kwargs)
-            if out._requires_grad:
-                node = out._grad_fn
-                if isinstance(node, OpNode):
-                    operands = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-                    edges = tuple([(_edge_of(x), x._output_nr) for x in operands])
-                    if not any(edge is node for edge, _ in edges):
-                        present(node, name, edges)
-            return out
+            return shown_as(out, name, *args, *kwargs.values()) if out._requires_grad else out
 
         return wrapped  # type: ignore[return-value]
 

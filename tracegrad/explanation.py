@@ -31,7 +31,9 @@ def show_stage(variant: Variant, stage: str, format: str = "text") -> str:
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; choose one of {', '.join(FORMATS)}")
     if format != "text" and stage not in _GRAPH_STAGES:
-        raise ValueError(f"format {format!r} needs a graph: choose stage {', '.join(_GRAPH_STAGES)}")
+        raise ValueError(
+            f"format {format!r} needs a graph: choose stage {', '.join(_GRAPH_STAGES)}"
+        )
     if stage == "all":
         return "\n\n".join(f"=== {name} ===\n{show_stage(variant, name)}" for name in STAGES)
     if stage in _GRAPH_STAGES:
@@ -52,7 +54,9 @@ def stage_graph(variant: Variant, stage: str) -> Graph:
     if stage == "optimized":
         return variant.executable.program.graph
     if stage == "joint":
-        return variant.plan.program.graph if variant.derivative is None else variant.derivative.joint
+        return (
+            variant.plan.program.graph if variant.derivative is None else variant.derivative.joint
+        )
     return primal_part(variant.plan.program.graph)
 
 
@@ -82,7 +86,9 @@ def explain_function(function: CompiledFunction) -> str:
         lines.append(f"runs eagerly: {reason}" + (f"\n  {location.describe()}" if location else ""))
     for reason, location in function.refusals[-5:]:
         if function.eager_reason != (reason, location):
-            lines.append(f"a run was not compiled: {reason}" + (f" ({location})" if location else ""))
+            lines.append(
+                f"a run was not compiled: {reason}" + (f" ({location})" if location else "")
+            )
     for reason, count in stats.guard_failures.items():
         lines.append(f"guard failed {count} times: {reason}")
     for number, variant in enumerate(function.variants):
@@ -97,7 +103,10 @@ def _explain_variant(number: int, variant: Variant) -> list[str]:
     lines = [f"variant {number}:"]
     lines.append(f"  inputs: {inputs or 'none'}")
     kinds = Counter(source.kind for source in plan.sources)
-    lines.append("  read at each call: " + (", ".join(f"{n} {kind}s" for kind, n in kinds.items()) or "nothing"))
+    lines.append(
+        "  read at each call: "
+        + (", ".join(f"{n} {kind}s" for kind, n in kinds.items()) or "nothing")
+    )
     nodes = len(variant.executable.program.graph.nodes)
     lines.append(f"  {len(program.graph.nodes)} nodes traced, {nodes} after optimization")
     for output, index in program.updates.items():

@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 MISS: Any = type("Miss", (), {"__repr__": lambda self: "MISS", "__slots__": ()})()
 """The variant does not apply to this call, or its entry refused the arrays."""
-GUARD_FAILED: Any = type("GuardFailed", (), {"__repr__": lambda self: "GUARD_FAILED", "__slots__": ()})()
+GUARD_FAILED: Any = type(
+    "GuardFailed", (), {"__repr__": lambda self: "GUARD_FAILED", "__slots__": ()}
+)()
 """The variant applies, but a guard on values failed; nothing was written."""
 
 # Programs with these ops can fail half-way through the results, so results are not written over old grads.
-_CHECKED_OPS = frozenset({"gather", "scatter_add", "take", "index_add", "index_copy", "floor_div", "remainder", "fmod"})
+_CHECKED_OPS = frozenset(
+    {"gather", "scatter_add", "take", "index_add", "index_copy", "floor_div", "remainder", "fmod"}
+)
 
 _SMALL_RESULT = 512
 
@@ -95,7 +99,9 @@ def _check_arguments(code: _Code, variant: Variant, leaves: list[Any]) -> list[s
     code.line(f"if len(args) != {len(leaves)}: return MISS")
     if names:
         code.line(f"{', '.join(names)}, = args")
-    code.line(f"if state.grad is not {variant.grad_enabled} or state.trace is not None: return MISS")
+    code.line(
+        f"if state.grad is not {variant.grad_enabled} or state.trace is not None: return MISS"
+    )
     tensors: list[str] = []
     for name, leaf in zip(names, leaves, strict=True):
         if not isinstance(leaf, Tensor):
@@ -112,7 +118,7 @@ def _check_arguments(code: _Code, variant: Variant, leaves: list[Any]) -> list[s
     pattern = variant.pattern
     for i, first in enumerate(pattern):
         for j in range(i):
-            if (pattern[j] == j) and (first == j or first == i):
+            if pattern[j] == j and first in (i, j):
                 operator = "is not" if first == j else "is"
                 code.line(f"if {tensors[i]} {operator} {tensors[j]}: return MISS")
     reachable = set(variant.guard.tensors)
@@ -138,7 +144,7 @@ def _check_captures(code: _Code, variant: Variant) -> None:
 
 def _check_grads(code: _Code, variant: Variant, arguments: list[str]) -> None:
     for owner, had in variant.plan.read_grads:
-        name = arguments[owner.index] if owner.index >= 0 else code.ref(owner.tensor, "c")
+        name = arguments[owner.number] if owner.number >= 0 else code.ref(owner.tensor, "c")
         code.line(f"if {name}._grad is {'None' if had else 'not None'}: return MISS")
 
 
@@ -149,7 +155,7 @@ def _call_entry(code: _Code, variant: Variant, arguments: list[str]) -> list[str
     program = executable.program
     inputs = []
     for source in plan.sources:
-        owner = arguments[source.index] if source.index >= 0 else code.ref(source.tensor, "c")
+        owner = arguments[source.number] if source.number >= 0 else code.ref(source.tensor, "c")
         inputs.append(f"{owner}._grad._data" if source.kind == "grad" else f"{owner}._data")
     reusable = _reusable_grads(variant)
     results = []
@@ -165,7 +171,7 @@ def _call_entry(code: _Code, variant: Variant, arguments: list[str]) -> list[str
             allocation = f"{array} = empty({type.shape!r}, {code.ref(type.dtype.np, 'd')})"
         if number in reusable:
             owner_ = reusable[number]
-            name = arguments[owner_.index] if owner_.index >= 0 else code.ref(owner_.tensor, "c")
+            name = arguments[owner_.number] if owner_.number >= 0 else code.ref(owner_.tensor, "c")
             # An old grad that nobody else holds is overwritten: nobody can tell, and no page is touched anew.
             code.line(f"g{position} = {name}._grad")
             code.line(
@@ -193,7 +199,7 @@ def _reusable_grads(variant: Variant) -> dict[int, Any]:
     if plan.program.guards or any(node.op.name in _CHECKED_OPS for node in graph.nodes):
         return {}
     read = {id(owner.tensor) for owner, _ in plan.read_grads}
-    returned = {leaf.index for leaf in plan.leaves if leaf.kind == "new"}
+    returned = {leaf.number for leaf in plan.leaves if leaf.kind == "new"}
     numbers = [number for _, number in plan.grads if number is not None]
     return {
         number: owner
@@ -217,11 +223,11 @@ def _connect(code: _Code, variant: Variant, arguments: list[str], results: list[
     plan = variant.plan
 
     def owner_name(owner: Any) -> str:
-        return arguments[owner.index] if owner.index >= 0 else code.ref(owner.tensor, "c")
+        return arguments[owner.number] if owner.number >= 0 else code.ref(owner.tensor, "c")
 
-    for number, steps in plan.bumps.items():
-        source = plan.sources[number]
-        name = arguments[source.index] if source.index >= 0 else code.ref(source.tensor, "c")
+    for input_number, steps in plan.bumps.items():
+        source = plan.sources[input_number]
+        name = arguments[source.number] if source.number >= 0 else code.ref(source.tensor, "c")
         target = f"{name}._grad" if source.kind == "grad" else name
         code.line(f"{target}._version_counter().value += {steps}")
     tensors: dict[int, str] = {}
@@ -238,16 +244,18 @@ def _connect(code: _Code, variant: Variant, arguments: list[str], results: list[
         else:
             code.line(f"{name}._grad = t{number} = new(o{number})")
     for leaf in plan.leaves:
-        if leaf.kind == "new" and leaf.index not in tensors:
-            tensors[leaf.index] = f"t{leaf.index}"
-            code.line(f"t{leaf.index} = new(o{leaf.index})")
+        if leaf.kind == "new" and leaf.number not in tensors:
+            tensors[leaf.number] = f"t{leaf.number}"
+            code.line(f"t{leaf.number} = new(o{leaf.number})")
         if leaf.kind == "new" and leaf.freed is not None:
-            code.line(f"t{leaf.index}._grad_fn = {code.ref(variant.freed_record(leaf.freed), 'freed')}")
-            code.line(f"t{leaf.index}._requires_grad = True")
+            code.line(
+                f"t{leaf.number}._grad_fn = {code.ref(variant.freed_record(leaf.freed), 'freed')}"
+            )
+            code.line(f"t{leaf.number}._requires_grad = True")
     if variant.derivative is not None:
         inputs = []
         for source in plan.sources:
-            name = arguments[source.index] if source.index >= 0 else code.ref(source.tensor, "c")
+            name = arguments[source.number] if source.number >= 0 else code.ref(source.tensor, "c")
             inputs.append(f"{name}._grad" if source.kind == "grad" else name)
         count = variant.derivative.computed_count
         computed = ", ".join(results[len(results) - count :]) if count else ""
@@ -255,18 +263,18 @@ def _connect(code: _Code, variant: Variant, arguments: list[str], results: list[
         code.line(f"record = {make}([{', '.join(inputs)}], [{computed}])")
         for leaf in plan.leaves:
             if leaf.kind == "new" and leaf.differentiable:
-                code.line(f"t{leaf.index}._grad_fn = record; t{leaf.index}._requires_grad = True")
-                number = variant.derivative.roots.index(leaf.index)
-                if number:
-                    code.line(f"t{leaf.index}._output_nr = {number}")
+                code.line(f"t{leaf.number}._grad_fn = record; t{leaf.number}._requires_grad = True")
+                output = variant.derivative.roots.index(leaf.number)
+                if output:
+                    code.line(f"t{leaf.number}._output_nr = {output}")
     expressions = []
     for leaf in plan.leaves:
         if leaf.kind == "new":
-            expressions.append(tensors[leaf.index])
+            expressions.append(tensors[leaf.number])
         elif leaf.kind == "owner":
             expressions.append(owner_name(leaf.value))
         elif leaf.kind == "grad":
-            expressions.append(tensors[plan.grads[leaf.index][1] or 0])
+            expressions.append(tensors[plan.grads[leaf.number][1] or 0])
         else:
             expressions.append(code.ref(leaf.value, "v"))
     code.line(f"return {_build(code, plan.spec, iter(expressions))}")
@@ -279,7 +287,11 @@ def _build(code: _Code, spec: Any, expressions: Any) -> str:
     kind, keys, children = spec
     items = [_build(code, child, expressions) for child in children]
     if kind is dict:
-        return "{" + ", ".join(f"{code.ref(k, 'k')}: {v}" for k, v in zip(keys, items, strict=True)) + "}"
+        return (
+            "{"
+            + ", ".join(f"{code.ref(k, 'k')}: {v}" for k, v in zip(keys, items, strict=True))
+            + "}"
+        )
     if kind is list:
         return f"[{', '.join(items)}]"
     if kind is tuple:

@@ -33,7 +33,7 @@ _PLAIN = (int, float, bool, str, bytes, complex, type(None))
 _MISSING = object()
 
 
-class Unguardable(Exception):
+class UnguardableError(Exception):
     """State that cannot be compared cheaply. The message says which and why."""
 
 
@@ -82,7 +82,9 @@ def same(now: Any, then: Any) -> bool:
     if now.__class__ is not then.__class__ or not isinstance(then, _PLAIN):
         return False
     if isinstance(then, float):
-        return (now == then and math.copysign(1, now) == math.copysign(1, then)) or (now != now and then != then)
+        return (now == then and math.copysign(1, now) == math.copysign(1, then)) or (
+            now != now and then != then
+        )
     return now == then
 
 
@@ -121,7 +123,17 @@ def _is_library(module_name: str | None, filename: str | None) -> bool:
         return not (module_name or "").startswith(("tracegrad.nn", "tracegrad.optim"))
     if top in sys.stdlib_module_names and top != "__main__":
         return True
-    if top in ("numpy", "llvmlite", "networkx", "matplotlib", "tqdm", "sklearn", "scipy", "pytest", "_pytest"):
+    if top in (
+        "numpy",
+        "llvmlite",
+        "networkx",
+        "matplotlib",
+        "tqdm",
+        "sklearn",
+        "scipy",
+        "pytest",
+        "_pytest",
+    ):
         return True
     if filename is not None and is_internal(filename):
         return not (module_name or "").startswith(("tracegrad.nn", "tracegrad.optim"))
@@ -167,7 +179,9 @@ class _Watcher:
         place = (kind, id(container), key)
         if place not in self.entries:
             if len(self.entries) >= MAX_ENTRIES:
-                raise Unguardable(f"it can reach more than {MAX_ENTRIES} pieces of Python state, at {name}")
+                raise UnguardableError(
+                    f"it can reach more than {MAX_ENTRIES} pieces of Python state, at {name}"
+                )
             self.entries[place] = Entry(kind, container, key, value, name)
             self.visit(value, name)
 
@@ -202,7 +216,7 @@ class _Watcher:
             case np.ndarray():
                 self._expand_array(value, name)
             case Iterator():
-                raise Unguardable(f"it reads from an iterator, {name}")
+                raise UnguardableError(f"it reads from an iterator, {name}")
             case _:
                 self._expand_object(value, name)
 
@@ -249,13 +263,15 @@ class _Watcher:
                             self.visit(accessor, f"{name}.{key}")
                         continue
                     if isinstance(member, (*_PLAIN, Tensor)) or not callable(member):
-                        self.entry("attribute", base, key, getattr(base, key, _MISSING), f"{name}.{key}")
+                        self.entry(
+                            "attribute", base, key, getattr(base, key, _MISSING), f"{name}.{key}"
+                        )
                     else:
                         self.visit(member, f"{name}.{key}")
 
     def _expand_array(self, array: np.ndarray, name: str) -> None:
         if array.nbytes > _MAX_ARRAY_BYTES:
-            raise Unguardable(
+            raise UnguardableError(
                 f"it can reach the NumPy array {name}, which is too large to compare at each call "
                 "(make it a tensor)"
             )
@@ -270,7 +286,11 @@ class _Watcher:
         if isinstance(value, (types.BuiltinFunctionType, types.MethodDescriptorType)):
             return
         if cls.__module__ == "functools":
-            for part in (value.func, *value.args, *value.keywords.values()) if hasattr(value, "func") else ():
+            for part in (
+                (value.func, *value.args, *value.keywords.values())
+                if hasattr(value, "func")
+                else ()
+            ):
                 self.visit(part, name)
             return
         if _is_library(cls.__module__, None):
@@ -321,7 +341,7 @@ def watch(function: Callable[..., Any], arguments: list[Any]) -> StateGuard:
     """Take a snapshot of the state that `function` can reach when called with these arguments.
 
     Raises:
-        Unguardable: some of it cannot be compared.
+        UnguardableError: some of it cannot be compared.
     """
     watcher = _Watcher()
     watcher.run(function, arguments)
@@ -348,7 +368,11 @@ def _generate_check(entries: list[Entry]) -> Callable[[], bool]:
             case _:
                 lines.append(f"            c{number}.tobytes() == v{number} and")
                 continue
-        if isinstance(entry.value, _PLAIN) and entry.value is not None and not isinstance(entry.value, bool):
+        if (
+            isinstance(entry.value, _PLAIN)
+            and entry.value is not None
+            and not isinstance(entry.value, bool)
+        ):
             lines.append(f"            ((x := {read}) is v{number} or same(x, v{number})) and")
         else:
             lines.append(f"            {read} is v{number} and")

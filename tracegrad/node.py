@@ -149,8 +149,6 @@ class Node:
 
     def shown_edges(self) -> Sequence[tuple[Edge, int]]:
         """The edges that users see: those of the whole composition where this is its last record."""
-        if self.composite is not None:
-            return self.composite
         return tuple(zip(self.edges, self.numbers or (0,) * len(self.edges), strict=True))
 
     def register_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
@@ -193,13 +191,17 @@ _classes: dict[Op, type[OpNode]] = {}
 # Where torch's name is not our op's.
 _TORCH_NAMES = {
     "power": "PowBackward0",
+    "pow": "PowBackward1",
+    "log1p": "Log1PBackward0",
+    "max": "AmaxBackward0",
+    "remainder": "RemainderBackward1",
+    "fmod": "FmodBackward1",
     "cast": "ToCopyBackward0",
     "matmul": "MmBackward0",
     "reshape": "ViewBackward0",
     "broadcast_in_dim": "ExpandBackward0",
     "concat": "CatBackward0",
     "take": "IndexBackward0",
-    "max": "AmaxBackward0",
     "min": "AminBackward0",
     "slice_update": "CopySlices",
     "copy": "CloneBackward0",
@@ -251,6 +253,15 @@ class OpNode(Node):
     versions: tuple[int, ...] | None
     saved_out: np.ndarray | None
     out_counter: VersionCounter | None
+
+    def shown_edges(self) -> Sequence[tuple[Edge, int]]:
+        if self.composite is not None:
+            return self.composite
+        edges = Node.shown_edges(self)
+        rules = self.op.rules
+        if len(rules) != len(edges):
+            return edges
+        return tuple([edge for edge, rule in zip(edges, rules, strict=True) if rule is not None])
 
     def watch(self, array: np.ndarray, counter: VersionCounter) -> None:
         if self.saved_out is array:

@@ -2,7 +2,7 @@
 
 :func:`plan` looks at a trace, at what the function returned and at the state of the leaves, and decides the role
 of every output: a new result, a new ``grad``, an update in place, a guard. What it cannot represent it refuses
-with :class:`Refused`; the function then runs eagerly. The data structure is :class:`Plan`.
+with :class:`RefusedError`; the function then runs eagerly. The data structure is :class:`Plan`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tracegrad.tensor import Tensor
 from tracegrad.tracing import Guard, Source, Trace
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A run cannot be compiled: why, and where."""
 
     def __init__(self, reason: str, location: SourceLocation | None = None) -> None:
@@ -33,27 +33,27 @@ class Refused(Exception):
 
 
 class Owner(NamedTuple):
-    """A tensor from outside whose ``grad`` is assigned: argument number `index`, or `tensor` itself."""
+    """A tensor from outside whose ``grad`` is assigned: argument number `number`, or `tensor` itself."""
 
-    index: int
+    number: int
     tensor: Tensor
 
     def resolve(self, arguments: Any) -> Tensor:
-        return self.tensor if self.index < 0 else arguments[self.index]
+        return self.tensor if self.number < 0 else arguments[self.number]
 
 
 class Leaf(NamedTuple):
     """One leaf of the returned value.
 
     Attributes:
-        kind: ``"new"`` (output `index`), ``"owner"`` (a tensor from outside), ``"grad"`` (the tensor that
-            became grads[index]), ``"python"`` (`value`).
+        kind: ``"new"`` (output `number`), ``"owner"`` (a tensor from outside), ``"grad"`` (the tensor that
+            became grads[number]), ``"python"`` (`value`).
         freed: name of the record whose graph a backward inside the function has consumed, or None.
         differentiable: whether a backward from outside leads into the program.
     """
 
     kind: str
-    index: int
+    number: int
     value: Any = None
     freed: str | None = None
     differentiable: bool = False
@@ -87,12 +87,10 @@ class Plan:
     @property
     def differentiable(self) -> list[int]:
         """Output numbers through which a backward from outside may come."""
-        return [leaf.index for leaf in self.leaves if leaf.differentiable]
+        return [leaf.number for leaf in self.leaves if leaf.differentiable]
 
 
-def plan(
-    trace: Trace, returned: Any, arguments: list[Tensor], versions: dict[int, int]
-) -> Plan:
+def plan(trace: Trace, returned: Any, arguments: list[Tensor], versions: dict[int, int]) -> Plan:
     """Make a plan of a finished trace.
 
     Args:
@@ -102,11 +100,13 @@ def plan(
         versions: versions of inputs at the start, by id of the tensor; 0 where missing.
 
     Raises:
-        Refused: the run cannot be represented.
+        RefusedError: the run cannot be represented.
     """
     _check(trace)
     numbers = {id(tensor): i for i, tensor in reversed(list(enumerate(arguments)))}
-    outside = {id(source.tensor) for source in trace.sources if source.kind in ("argument", "capture")}
+    outside = {
+        id(source.tensor) for source in trace.sources if source.kind in ("argument", "capture")
+    }
     outside.update(numbers)
     outputs: list[Value] = []
     placed: dict[int, int] = {}
@@ -130,11 +130,14 @@ def plan(
             grads.append((owner_of(tensor), None))
             continue
         if gradient._requires_grad:
-            raise Refused("a grad that itself requires grad is left behind")
-        if any(source.kind == "grad" and _entry_grad(trace, source) is gradient for source in trace.sources):
+            raise RefusedError("a grad that itself requires grad is left behind")
+        if any(
+            source.kind == "grad" and _entry_grad(trace, source) is gradient
+            for source in trace.sources
+        ):
             continue  # The same tensor as before, at most updated in place.
         if id(gradient) in outside:
-            raise Refused("grad is set to a tensor from outside")
+            raise RefusedError("grad is set to a tensor from outside")
         grad_position[id(gradient)] = len(grads)
         grads.append((owner_of(tensor), place(gradient)))
 
@@ -150,7 +153,8 @@ def plan(
     _check(trace)
     graph: Graph = trace.builder.graph.replace(outputs=outputs)
     read_grads = [
-        (owner_of(_tensor_of(trace, key)), entry is not None) for key, entry in trace.entry_grads.items()
+        (owner_of(_tensor_of(trace, key)), entry is not None)
+        for key, entry in trace.entry_grads.items()
     ]
     return Plan(
         Program(graph, updates, frozenset(guard_numbers)),
@@ -160,7 +164,7 @@ def plan(
 
 def _check(trace: Trace) -> None:
     if trace.failure is not None:
-        raise Refused(*trace.failure)
+        raise RefusedError(*trace.failure)
 
 
 def _tensor_of(trace: Trace, key: int) -> Tensor:
@@ -172,30 +176,37 @@ def _entry_grad(trace: Trace, source: Source) -> Tensor | None:
 
 
 def _leaf(
-    trace: Trace, leaf: Any, outside: set[int], owner_of: Any, grad_position: dict[int, int], place: Any
+    trace: Trace,
+    leaf: Any,
+    outside: set[int],
+    owner_of: Any,
+    grad_position: dict[int, int],
+    place: Any,
 ) -> Leaf:
     if not isinstance(leaf, Tensor):
         if leaf is None or isinstance(leaf, (int, float, bool, str)):
             return Leaf("python", -1, leaf)
-        raise Refused(f"it returns a {type(leaf).__name__}")
+        raise RefusedError(f"it returns a {type(leaf).__name__}")
     if type(leaf) is not Tensor and id(leaf) not in outside:
-        raise Refused(f"it returns a new {type(leaf).__name__}")
+        raise RefusedError(f"it returns a new {type(leaf).__name__}")
     if id(leaf) in outside or not trace.knows(leaf):
         return Leaf("owner", -1, owner_of(leaf))
     if id(leaf) in grad_position:
         return Leaf("grad", grad_position[id(leaf)])
-    if any(source.kind == "grad" and _entry_grad(trace, source) is leaf for source in trace.sources):
-        raise Refused("it returns a grad from outside")
+    if any(
+        source.kind == "grad" and _entry_grad(trace, source) is leaf for source in trace.sources
+    ):
+        raise RefusedError("it returns a grad from outside")
     if leaf._grad_fn is None and leaf._requires_grad:
-        raise Refused("it returns a new leaf that requires grad")
+        raise RefusedError("it returns a new leaf that requires grad")
     if leaf._grad is not None:
-        raise Refused("it returns a tensor with a grad")
+        raise RefusedError("it returns a tensor with a grad")
     number = place(leaf)
     if not leaf._requires_grad:
         return Leaf("new", number)
     assert leaf._grad_fn is not None
     if leaf._grad_fn.tensor_hooks or leaf._grad_fn.retained:
-        raise Refused("it returns a tensor with hooks")
+        raise RefusedError("it returns a tensor with hooks")
     if _is_freed(leaf._grad_fn):
         return Leaf("new", number, freed=leaf._grad_fn.name())
     return Leaf("new", number, differentiable=True)
@@ -223,12 +234,12 @@ def _refuse_shared_storage(tensors: list[Tensor], outside: set[int]) -> None:
         if id(tensor) in outside:
             continue
         if tensor._base is not None and id(tensor._base) in outside:
-            raise Refused("it returns a view of a tensor from outside")
+            raise RefusedError("it returns a view of a tensor from outside")
         array = tensor._data
         key = id(array if array.base is None else array.base)
         known = bases.setdefault(key, tensor)
         if known is not tensor and np.shares_memory(known._data, array):
-            raise Refused("two of the returned tensors share storage")
+            raise RefusedError("two of the returned tensors share storage")
 
 
 def _updates(
@@ -245,8 +256,10 @@ def _updates(
             entry = _entry_grad(trace, source)
             assert entry is not None
             tensor = entry
-        if (tensor._grad_fn is None) != source.is_leaf or tensor._requires_grad != source.requires_grad:
-            raise Refused("a tensor from outside is changed in place and gets a history")
+        if (
+            tensor._grad_fn is None
+        ) != source.is_leaf or tensor._requires_grad != source.requires_grad:
+            raise RefusedError("a tensor from outside is changed in place and gets a history")
         value = trace.value_of(tensor)
         _check(trace)
         if value is not trace.builder.graph.inputs[number]:
@@ -268,4 +281,6 @@ def _refuse_overlap(trace: Trace, updated: set[int]) -> None:
     for i in updated:
         for j, other in enumerate(arrays):
             if i != j and np.may_share_memory(arrays[i], other):
-                raise Refused("a tensor that is changed in place shares memory with another one")
+                raise RefusedError(
+                    "a tensor that is changed in place shares memory with another one"
+                )

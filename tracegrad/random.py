@@ -115,7 +115,9 @@ def _uniform(shape: tuple[int, ...], dtype: DType, generator: Generator | None) 
     """Uniform in [0, 1): the upper 24 bits (53 for float64) as a fraction."""
     bits = (generator or default_generator).bits(shape)
     digits = 53 if dtype is float64 else 24
-    shifted = ew.bitwise_and(apply(_shift, (bits, as_tensor_operand(64 - digits, bits))), (1 << digits) - 1)
+    shifted = ew.bitwise_and(
+        apply(_shift, (bits, as_tensor_operand(64 - digits, bits))), (1 << digits) - 1
+    )
     return ew.mul(to_dtype(shifted, dtype), 2.0**-digits)
 
 
@@ -134,7 +136,10 @@ def rand(
     generator: Generator | None = None,
 ) -> Tensor:  # fmt: skip
     """Uniform in [0, 1)."""
-    return _finish(_uniform(shape_from(size), resolve_dtype(dtype) or default_float(), generator), requires_grad)
+    return _finish(
+        _uniform(shape_from(size), resolve_dtype(dtype) or default_float(), generator),
+        requires_grad,
+    )
 
 
 def randn(
@@ -142,7 +147,9 @@ def randn(
     generator: Generator | None = None,
 ) -> Tensor:  # fmt: skip
     """Standard normal."""
-    return _finish(_normal(shape_from(size), resolve_dtype(dtype) or default_float(), generator), requires_grad)
+    return _finish(
+        _normal(shape_from(size), resolve_dtype(dtype) or default_float(), generator), requires_grad
+    )
 
 
 def rand_like(input: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
@@ -167,7 +174,9 @@ def randint(
     if size is None:
         low, high, size = 0, low, high
     if high <= low:
-        raise RuntimeError(f"random_ expects 'from' to be less than 'to', but got from={low} >= to={high}")
+        raise RuntimeError(
+            f"random_ expects 'from' to be less than 'to', but got from={low} >= to={high}"
+        )
     bits = (generator or default_generator).bits(shape_from((size,)))
     positive = ew.bitwise_and(bits, 2**62 - 1)
     values = ew.add(ew.remainder(positive, high - low), low)
@@ -178,12 +187,16 @@ def randperm(n: int, *, dtype: Any = None, generator: Generator | None = None) -
     """A random permutation of 0 ... n - 1."""
     keys = (generator or default_generator).bits((n,))
     keys._escapes("randperm()")
-    out = new_tensor(np.argsort(keys._data, kind="stable").astype((resolve_dtype(dtype) or int64).np))
-    return out
+    order = np.argsort(keys._data, kind="stable")
+    return new_tensor(order.astype((resolve_dtype(dtype) or int64).np))
 
 
 def normal(
-    mean: Any = 0.0, std: Any = 1.0, size: Sequence[int] | None = None, *, generator: Generator | None = None
+    mean: Any = 0.0,
+    std: Any = 1.0,
+    size: Sequence[int] | None = None,
+    *,
+    generator: Generator | None = None,
 ) -> Tensor:
     """Normal with the given means and standard deviations, which broadcast."""
     if size is None:
@@ -194,15 +207,21 @@ def normal(
 
 def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
     """1 with the probability that each element names, else 0."""
-    return to_dtype(ew.lt(_uniform(input._data.shape, input.dtype, generator), input.detach()), input.dtype)
+    return to_dtype(
+        ew.lt(_uniform(input._data.shape, input.dtype, generator), input.detach()), input.dtype
+    )
 
 
-def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+def uniform_(
+    self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None
+) -> Tensor:
     """Fill in place with numbers uniform in [a, b)."""
     return self.copy_(ew.add(ew.mul(_uniform(self._data.shape, self.dtype, generator), b - a), a))
 
 
-def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+def normal_(
+    self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None
+) -> Tensor:
     """Fill in place with normal numbers."""
     return self.copy_(ew.add(ew.mul(_normal(self._data.shape, self.dtype, generator), std), mean))
 

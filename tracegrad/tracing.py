@@ -38,17 +38,17 @@ class Source(NamedTuple):
     """Where an input of the graph is read from at each call.
 
     Attributes:
-        kind: ``"argument"`` (`index` counts tensor arguments), ``"capture"`` (`tensor` itself), ``"grad"``
+        kind: ``"argument"`` (`number` counts tensor arguments), ``"capture"`` (`tensor` itself), ``"grad"``
             (the ``grad`` of `tensor`, which is an argument or a capture), or ``"constant"`` (`tensor`, which
             nobody else can reach).
         tensor: the tensor at the time of tracing.
-        index: argument number; -1 if it is none.
+        number: argument number; -1 if it is none.
         requires_grad, is_leaf: what they were at the start of the trace.
     """
 
     kind: str
     tensor: Tensor
-    index: int
+    number: int
     requires_grad: bool
     is_leaf: bool
 
@@ -155,7 +155,9 @@ class Trace:
         """The value after the storage was changed through another tensor."""
         write = self._writes.get(id(tensor._counter))
         if write is None or write.version != tensor._version or write.geometry != _geometry(tensor):
-            self.give_up("a tensor was changed in place through a view that covers another part of it")
+            self.give_up(
+                "a tensor was changed in place through a view that covers another part of it"
+            )
             return self._placeholder(tensor)
         self._set(tensor, write.value)
         return write.value
@@ -189,7 +191,9 @@ class Trace:
             return
         value = builder.emit(op, inputs, attrs)
         if value.type != (out_dtype, out._data.shape):
-            raise AssertionError(f"{op} gave {out.dtype}{list(out.shape)}, but its type rule says {value.type}")
+            raise AssertionError(
+                f"{op} gave {out.dtype}{list(out.shape)}, but its type rule says {value.type}"
+            )
         self._set(out, value)
         if record is not None:
             self.records[record] = value
@@ -251,7 +255,9 @@ class Trace:
             return
         value = self.records.get(record)
         if value is None:
-            self.give_up("the backward pass leaves the function: a graph from outside is differentiated")
+            self.give_up(
+                "the backward pass leaves the function: a graph from outside is differentiated"
+            )
         else:
             self._set(out, value)
 
@@ -298,7 +304,9 @@ class Trace:
             )
             if seen == 0 and isinstance(seen, float):
                 # 0.0 and -0.0 compare equal, but Python can tell them apart.
-                inverse = builder.emit(registered("div"), (builder.const(1, value.dtype), value), {})
+                inverse = builder.emit(
+                    registered("div"), (builder.const(1, value.dtype), value), {}
+                )
                 side = builder.const(math.copysign(math.inf, seen), value.dtype)
                 condition = builder.emit(registered("eq"), (inverse, side), {})
         self._guard(condition, f"the value is {seen!r}")
@@ -326,15 +334,19 @@ class Trace:
     def read_grad(self, tensor: Tensor) -> Tensor | None:
         """`grad` is read: what it was at the start is part of what the trace depends on."""
         current = tensor._grad
-        if self.failure is None and id(tensor) not in self.written_grads and id(tensor) not in self.entry_grads:
+        if (
+            self.failure is None
+            and id(tensor) not in self.written_grads
+            and id(tensor) not in self.entry_grads
+        ):
             self.entry_grads[id(tensor)] = current
             self._keep.append(tensor)
             if not self.knows(tensor):
                 self.value_of(tensor)
             if current is not None and not self.knows(current):
                 self._input(current, "grad", -1, f"grad{len(self.sources)}")
-                owner = next((s.index for s in self.sources if s.tensor is tensor), -1)
-                self.sources[-1] = self.sources[-1]._replace(tensor=tensor, index=owner)
+                owner = next((s.number for s in self.sources if s.tensor is tensor), -1)
+                self.sources[-1] = self.sources[-1]._replace(tensor=tensor, number=owner)
                 self._keep.append(current)
         return current
 
@@ -349,4 +361,3 @@ class Trace:
         """The run cannot be described by a graph; keep the first reason."""
         if self.failure is None:
             self.failure = reason, user_location()
-

@@ -75,7 +75,8 @@ class Derivative:
         extended = graph.replace()
         builder = GraphBuilder(extended)
         cotangents = [
-            builder.input(graph.outputs[number].type, f"ct{k}") for k, number in enumerate(self.roots)
+            builder.input(graph.outputs[number].type, f"ct{k}")
+            for k, number in enumerate(self.roots)
         ]
         extended, gradients = append_adjoint(
             extended,
@@ -117,7 +118,9 @@ class Derivative:
         self._backward: Executable | None = None
         self._compile = compile_program
 
-    def residuals(self, inputs: Sequence[np.ndarray], computed: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def residuals(
+        self, inputs: Sequence[np.ndarray], computed: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
         """The arrays that `backward` takes, in order."""
         return [inputs[i] if is_input else computed[i] for is_input, i in self._order]
 
@@ -182,7 +185,9 @@ class CompiledBackward(Node):
                 new_tensor(np.zeros(t.shape, t.dtype.np)) if c is None else c
                 for c, t in zip(cts, types, strict=True)
             ]
-            gradients: list[Any] = replay(derivative.joint, [*self.tensors, *seeds], derivative.stopped)
+            gradients: list[Any] = replay(
+                derivative.joint, [*self.tensors, *seeds], derivative.stopped
+            )
         else:
             arrays = [
                 np.zeros(t.shape, t.dtype.np) if c is None else np.asarray(c)
@@ -238,7 +243,8 @@ class Variant:
         else:
             self.executable = compile_program(plan.program.replace_graph(self.optimized))
         self._arguments = [
-            (t._data.shape, t._data.dtype, t._requires_grad, t._grad_fn is None, type(t)) for t in arguments
+            (t._data.shape, t._data.dtype, t._requires_grad, t._grad_fn is None, type(t))
+            for t in arguments
         ]
         self.pattern = alias_pattern(arguments)
         self._captured = {id(s.tensor) for s in plan.sources if s.kind == "capture"}
@@ -263,7 +269,8 @@ class Variant:
                 or id(tensor) in self._captured
                 or tensor._hooks
                 or tensor._post_hooks
-                or self.fixed.get(number) is not (tensor if id(tensor) in self.guard.tensors else None)
+                or self.fixed.get(number)
+                is not (tensor if id(tensor) in self.guard.tensors else None)
             ):
                 return False
         if alias_pattern(arguments) != self.pattern:
@@ -280,18 +287,18 @@ class Variant:
                     or t._post_hooks
                 ):
                     return False
-        for owner, had in self.plan.read_grads:
-            if (owner.resolve(arguments)._grad is not None) is not had:
-                return False
-        return True
+        return all(
+            (owner.resolve(arguments)._grad is not None) is had
+            for owner, had in self.plan.read_grads
+        )
 
     def gather(self, arguments: Sequence[Tensor]) -> list[Tensor]:
         """The input tensors of this call, in graph order."""
         tensors = []
         for source in self.plan.sources:
-            tensor = source.tensor if source.index < 0 else arguments[source.index]
+            tensor = source.tensor if source.number < 0 else arguments[source.number]
             if source.kind == "grad":
-                owner = arguments[source.index] if source.index >= 0 else source.tensor
+                owner = arguments[source.number] if source.number >= 0 else source.tensor
                 assert owner._grad is not None
                 tensor = owner._grad
             tensors.append(tensor)
@@ -307,7 +314,9 @@ class Variant:
         """The record of one call, from its input tensors and the residuals that it computed."""
         assert self.derivative is not None
         arrays = [t._data for t in tensors]
-        return CompiledBackward(self.derivative, tensors, self.derivative.residuals(arrays, computed))
+        return CompiledBackward(
+            self.derivative, tensors, self.derivative.residuals(arrays, computed)
+        )
 
     def run(self, arguments: Sequence[Tensor]) -> tuple[bool, Any]:
         """Run natively.
@@ -341,18 +350,18 @@ class Variant:
         leaves = []
         for leaf in plan.leaves:
             if leaf.kind == "new":
-                tensor = new[leaf.index]
+                tensor = new[leaf.number]
                 if leaf.freed is not None:
                     tensor._grad_fn, tensor._requires_grad = self.freed_record(leaf.freed), True
                 elif leaf.differentiable and record is not None:
                     assert self.derivative is not None
                     tensor._grad_fn, tensor._requires_grad = record, True
-                    tensor._output_nr = self.derivative.roots.index(leaf.index)
+                    tensor._output_nr = self.derivative.roots.index(leaf.number)
                 leaves.append(tensor)
             elif leaf.kind == "owner":
                 leaves.append(leaf.value.resolve(arguments))
             elif leaf.kind == "grad":
-                position = plan.grads[leaf.index][1]
+                position = plan.grads[leaf.number][1]
                 assert position is not None
                 leaves.append(new[position])
             else:

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ..op import linear, pointwise
+from ..op import Op, linear, pointwise
 from ..types import TensorType
 from .comparison import eq, gt, lt
 from .samples import NUMBERS, binary, unary
 from .selection import where
 
 # The operand gives dtype and value domain (array, Tensor or node); its elements are not looked at.
-zeros = linear(
+zeros: Op = linear(
     "zeros",
     eval=lambda x, shape: np.zeros(shape, np.asarray(x).dtype),
     type_rule=lambda x, *, shape: TensorType(x.dtype, shape),
@@ -23,14 +23,14 @@ zeros = linear(
 )
 
 
-neg = pointwise(
+neg: Op = pointwise(
     "neg",
     eval=np.negative,
     partials=(lambda: -1,),
     lower=lambda s, x: s.neg(x),
     samples=unary(dtypes=NUMBERS),
 )
-add = pointwise(
+add: Op = pointwise(
     "add",
     eval=np.add,
     partials=(lambda: 1, lambda: 1),
@@ -38,14 +38,14 @@ add = pointwise(
     samples=binary(dtypes=NUMBERS),
     commutative=True,
 )
-sub = pointwise(
+sub: Op = pointwise(
     "sub",
     eval=np.subtract,
     partials=(lambda: 1, lambda: -1),
     lower=lambda s, x, y: s.sub(x, y),
     samples=binary(dtypes=NUMBERS),
 )
-mul = pointwise(
+mul: Op = pointwise(
     "mul",
     eval=np.multiply,
     partials=(lambda y: y, lambda x: x),
@@ -53,7 +53,7 @@ mul = pointwise(
     samples=binary(dtypes=NUMBERS),
     commutative=True,
 )
-div = pointwise(
+div: Op = pointwise(
     "div",
     eval=np.true_divide,
     partials=(lambda ct, y: ct / y, lambda ct, y, out: -ct * (out / y)),
@@ -73,21 +73,21 @@ def _integer_division(ufunc: Any) -> Any:
     return evaluate
 
 
-floor_div = pointwise(
+floor_div: Op = pointwise(
     "floor_div",
     eval=_integer_division(np.floor_divide),
     partials=(lambda: 0, lambda: 0),
     lower=lambda s, x, y: s.floor_div(x, y),
     samples=binary(dtypes=NUMBERS, right=(1, 3)),
 )
-remainder = pointwise(
+remainder: Op = pointwise(
     "remainder",
     eval=_integer_division(np.remainder),
     partials=(lambda: 1, lambda ct, x, y: -ct * floor_div(x, y)),
     lower=lambda s, x, y: s.remainder(x, y),
     samples=binary(dtypes=NUMBERS, right=(1, 3)),
 )
-fmod = pointwise(
+fmod: Op = pointwise(
     "fmod",
     eval=_integer_division(np.fmod),
     partials=(lambda: 1, lambda ct, x, y: -ct * trunc(x / y)),
@@ -96,16 +96,16 @@ fmod = pointwise(
 )
 
 # Steps have derivative zero wherever they have one; torch returns zeros, not None.
-floor = pointwise(
+floor: Op = pointwise(
     "floor", eval=np.floor, partials=(lambda: 0,), lower=lambda s, x: s.floor(x), samples=unary()
 )
-ceil = pointwise(
+ceil: Op = pointwise(
     "ceil", eval=np.ceil, partials=(lambda: 0,), lower=lambda s, x: s.ceil(x), samples=unary()
 )
-trunc = pointwise(
+trunc: Op = pointwise(
     "trunc", eval=np.trunc, partials=(lambda: 0,), lower=lambda s, x: s.trunc(x), samples=unary()
 )
-round_ = pointwise(
+round_: Op = pointwise(
     "round", eval=np.rint, partials=(lambda: 0,), lower=lambda s, x: s.rint(x), samples=unary()
 )
 
@@ -116,14 +116,14 @@ def _sign(x: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(x), x.dtype.type(0), result) if x.dtype.kind == "f" else result
 
 
-sign = pointwise(
+sign: Op = pointwise(
     "sign",
     eval=_sign,
     partials=(lambda: 0,),
     lower=lambda s, x: s.sign(x),
     samples=unary(dtypes=NUMBERS),
 )
-abs_ = pointwise(
+abs_: Op = pointwise(
     "abs",
     eval=np.absolute,
     partials=(lambda x: sign(x),),
@@ -132,7 +132,7 @@ abs_ = pointwise(
 )
 
 # At a tie both operands get half of the cotangent, as in torch.
-maximum = pointwise(
+maximum: Op = pointwise(
     "maximum",
     eval=np.maximum,
     partials=(
@@ -142,7 +142,7 @@ maximum = pointwise(
     lower=lambda s, x, y: s.maximum(x, y),
     samples=binary(dtypes=NUMBERS),
 )
-minimum = pointwise(
+minimum: Op = pointwise(
     "minimum",
     eval=np.minimum,
     partials=(

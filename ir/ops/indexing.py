@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..lowering import Special
-from ..op import primitive
+from ..op import Op, primitive
 from ..types import Shape, TensorType
 from .arithmetic import zeros
 from .samples import FLOATS, Sample, draw
@@ -36,7 +36,9 @@ def _along(index: np.ndarray, axis: int) -> tuple[Any, ...]:
     return tuple(grid)
 
 
-def _evaluate_scatter_add(x: np.ndarray, index: np.ndarray, src: np.ndarray, axis: int) -> np.ndarray:
+def _evaluate_scatter_add(
+    x: np.ndarray, index: np.ndarray, src: np.ndarray, axis: int
+) -> np.ndarray:
     _check_bounds(index, x.shape[axis], axis)
     result = np.array(x)
     np.add.at(result, _along(index, axis), src)
@@ -60,13 +62,15 @@ def _scatter_type(x: TensorType, index: TensorType, src: TensorType, *, axis: in
 
 
 # out[i, j] = x[index[i, j], j] for axis 0, and so on: torch.gather.
-gather = primitive(
+gather: Op = primitive(
     "gather",
     operands=("x", "index"),
     eval=_evaluate_gather,
     type_rule=lambda x, index, *, axis: TensorType(x.dtype, index.shape),
     vjps=(
-        lambda ct, index, x_type, axis: scatter_add(zeros(ct, shape=x_type.shape), index, ct, axis=axis),
+        lambda ct, index, x_type, axis: scatter_add(
+            zeros(ct, shape=x_type.shape), index, ct, axis=axis
+        ),
         None,
     ),
     jvp=lambda tangents, out, operands, *, axis: gather(tangents[0], operands[1], axis=axis),
@@ -77,13 +81,13 @@ gather = primitive(
 
 
 def _scatter_add_jvp(tangents: Any, out: Any, operands: Any, *, axis: int) -> Any:
-    x, index, src = operands
+    x, index, _ = operands
     tx = zeros(x, shape=tuple(x.shape)) if tangents[0] is None else tangents[0]
     return tx if tangents[2] is None else scatter_add(tx, index, tangents[2], axis=axis)
 
 
 # x with src[i, j] added at [index[i, j], j]; duplicates add up, in row-major order.
-scatter_add = primitive(
+scatter_add: Op = primitive(
     "scatter_add",
     operands=("x", "index", "src"),
     eval=_evaluate_scatter_add,
@@ -106,24 +110,30 @@ def _evaluate_take(x: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
     return np.take(x, index, axis=axis)
 
 
+def _lead(axis: int) -> Any:
+    """Full slices for the axes in front."""
+    return (slice(None),) * axis
+
+
 def _evaluate_index_add(x: np.ndarray, index: np.ndarray, src: np.ndarray, axis: int) -> np.ndarray:
     _check_bounds(index, x.shape[axis], axis)
     result = np.array(x)
-    np.add.at(result, (*(slice(None),) * axis, index), src)
+    np.add.at(result, (*_lead(axis), index), src)
     return result
 
 
-def _evaluate_index_copy(x: np.ndarray, index: np.ndarray, src: np.ndarray, axis: int) -> np.ndarray:
+def _evaluate_index_copy(
+    x: np.ndarray, index: np.ndarray, src: np.ndarray, axis: int
+) -> np.ndarray:
     _check_bounds(index, x.shape[axis], axis)
     result = np.array(x)
     # One position at a time where positions repeat, so that the last one wins, as in native code.
     if np.unique(index).size == index.size:
-        result[(*(slice(None),) * axis, index)] = src
+        result[(*_lead(axis), index)] = src
     else:
         flat = src.reshape(*src.shape[:axis], index.size, *src.shape[axis + index.ndim :])
         for number, position in enumerate(index.ravel()):
-            lead = (slice(None),) * axis
-            result[(*lead, position)] = flat[(*lead, number)]
+            result[(*_lead(axis), position)] = flat[(*_lead(axis), number)]
     return result
 
 
@@ -159,7 +169,7 @@ def _copy_samples(rng: np.random.Generator) -> Iterator[Sample]:
 
 
 # x[..., index, ...] along one axis, with an index of any rank.
-take = primitive(
+take: Op = primitive(
     "take",
     operands=("x", "index"),
     eval=_evaluate_take,
@@ -167,7 +177,9 @@ take = primitive(
         x.dtype, taken_shape(x.shape, index.shape, axis)
     ),
     vjps=(
-        lambda ct, index, x_type, axis: index_add(zeros(ct, shape=x_type.shape), index, ct, axis=axis),
+        lambda ct, index, x_type, axis: index_add(
+            zeros(ct, shape=x_type.shape), index, ct, axis=axis
+        ),
         None,
     ),
     jvp=lambda tangents, out, operands, *, axis: take(tangents[0], operands[1], axis=axis),
@@ -183,7 +195,7 @@ def _index_add_jvp(tangents: Any, out: Any, operands: Any, *, axis: int) -> Any:
     return tx if tangents[2] is None else index_add(tx, index, tangents[2], axis=axis)
 
 
-index_add = primitive(
+index_add: Op = primitive(
     "index_add",
     operands=("x", "index", "src"),
     eval=_evaluate_index_add,
@@ -204,7 +216,7 @@ def _index_copy_jvp(tangents: Any, out: Any, operands: Any, *, axis: int) -> Any
 
 
 # Where positions repeat the last one wins; the derivative then is that of torch: undefined.
-index_copy = primitive(
+index_copy: Op = primitive(
     "index_copy",
     operands=("x", "index", "src"),
     eval=_evaluate_index_copy,

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from ..lowering import Reduce, Special, normalized_reduction
-from ..op import linear, primitive
+from ..op import Op, linear, primitive
 from ..types import DType, TensorType, int64
 from .arithmetic import zeros
 from .comparison import eq
-from .samples import NUMBERS, with_attrs
+from .samples import NUMBERS, Case, with_attrs
 from .selection import where
 from .shape import broadcast_in_dim, flip
 
-_CASES = [
+_CASES: list[Case] = [
     ([(4,)], {"axis": (0,), "keepdims": False}),
     ([(3, 5)], {"axis": (1,), "keepdims": True}),
     ([(3, 5)], {"axis": (0,), "keepdims": False}),
@@ -23,7 +23,7 @@ _CASES = [
     ([(2, 3, 4)], {"axis": (0, 1, 2), "keepdims": False}),
     ([()], {"axis": (), "keepdims": False}),
 ]
-_EMPTY = [([(0, 4)], {"axis": (0,), "keepdims": False})]
+_EMPTY: list[Case] = [([(0, 4)], {"axis": (0,), "keepdims": False})]
 
 
 def _reduced(x: TensorType, *, axis: tuple[int, ...], keepdims: bool) -> TensorType:
@@ -36,9 +36,12 @@ def spread(reduced: Any, shape: tuple[int, ...], axis: tuple[int, ...], keepdims
     return broadcast_in_dim(reduced, shape=shape, dims=tuple(kept))
 
 
-sum_ = linear(
+# np.sum goes through two more Python functions.
+_add_up: Any = np.add.reduce
+
+sum_: Op = linear(
     "sum",
-    eval=lambda x, axis, keepdims: np.add.reduce(x, axis, x.dtype, None, keepdims),
+    eval=lambda x, axis, keepdims: _add_up(x, axis, x.dtype, None, keepdims),
     type_rule=_reduced,
     transpose=lambda ct, x_type, axis, keepdims: spread(ct, x_type.shape, axis, keepdims),
     attrs=("axis", "keepdims"),
@@ -77,7 +80,7 @@ def _highest(dtype: DType) -> float | int | bool:
     return True if dtype.category == 0 else int(np.iinfo(dtype.np).max)
 
 
-max_ = primitive(
+max_: Op = primitive(
     "max",
     eval=lambda x, axis, keepdims: np.max(x, axis=axis, keepdims=keepdims),
     type_rule=_reduced,
@@ -87,7 +90,7 @@ max_ = primitive(
     lower=Reduce(lambda s, acc, x: s.maximum(acc, x), _lowest, exact=True),
     samples=with_attrs(_CASES, dtypes=NUMBERS),
 )
-min_ = primitive(
+min_: Op = primitive(
     "min",
     eval=lambda x, axis, keepdims: np.min(x, axis=axis, keepdims=keepdims),
     type_rule=_reduced,
@@ -98,7 +101,7 @@ min_ = primitive(
     samples=with_attrs(_CASES, dtypes=NUMBERS),
 )
 
-_ARG_CASES = [
+_ARG_CASES: list[Case] = [
     ([(4,)], {"axis": 0, "keepdims": False}),
     ([(3, 5)], {"axis": 1, "keepdims": True}),
     ([(2, 3, 4)], {"axis": 1, "keepdims": False}),
@@ -110,7 +113,7 @@ def _arg_type(x: TensorType, *, axis: int, keepdims: bool) -> TensorType:
 
 
 # The first of equal elements; a NaN counts as the extremum. Attr axis is one axis.
-argmax = primitive(
+argmax: Op = primitive(
     "argmax",
     eval=lambda x, axis, keepdims: np.argmax(x, axis=axis, keepdims=keepdims),
     type_rule=_arg_type,
@@ -118,7 +121,7 @@ argmax = primitive(
     lower=Special("argmax"),
     samples=with_attrs(_ARG_CASES, dtypes=NUMBERS),
 )
-argmin = primitive(
+argmin: Op = primitive(
     "argmin",
     eval=lambda x, axis, keepdims: np.argmin(x, axis=axis, keepdims=keepdims),
     type_rule=_arg_type,
@@ -127,12 +130,14 @@ argmin = primitive(
     samples=with_attrs(_ARG_CASES, dtypes=NUMBERS),
 )
 
-cumsum = linear(
+cumsum: Op = linear(
     "cumsum",
     eval=lambda x, axis: np.cumsum(x, axis=axis, dtype=x.dtype),
     type_rule=lambda x, *, axis: x,
     transpose=lambda ct, axis: flip(cumsum(flip(ct, axes=(axis,)), axis=axis), axes=(axis,)),
     attrs=("axis",),
     lower=Special("cumsum"),
-    samples=with_attrs([([(4,)], {"axis": 0}), ([(2, 3)], {"axis": 1}), ([(0, 3)], {"axis": 0})], NUMBERS),
+    samples=with_attrs(
+        [([(4,)], {"axis": 0}), ([(2, 3)], {"axis": 1}), ([(0, 3)], {"axis": 0})], NUMBERS
+    ),
 )

@@ -81,8 +81,12 @@ def binary(
     return sample
 
 
+Case = tuple[Sequence[Sequence[int]], dict[str, Any]]
+"""Operand shapes and attrs."""
+
+
 def with_attrs(
-    cases: Sequence[tuple[Sequence[Sequence[int]], dict[str, Any]]],
+    cases: Sequence[Case],
     dtypes: Sequence[str] = FLOATS,
 ) -> Sampler:
     """The cross product of element types and (operand shapes, attrs)."""

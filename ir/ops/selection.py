@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..op import broadcasting, linear, pointwise
+from ..op import Op, broadcasting, linear, pointwise
 from ..types import DTYPES, DType, TensorType, bool_, broadcast_shapes
 from .samples import NUMBERS, Sample, draw
 
@@ -20,13 +20,18 @@ def _where_type(condition: TensorType, x: TensorType, y: TensorType) -> TensorTy
 
 def _where_samples(rng: np.random.Generator) -> Iterator[Sample]:
     for dtype in NUMBERS:
-        for c, x, y in (((), (), ()), ((4,), (4,), (4,)), ((3, 1), (1, 4), ()), ((2,), (0, 1), (2,))):
+        for c, x, y in (
+            ((), (), ()),
+            ((4,), (4,), (4,)),
+            ((3, 1), (1, 4), ()),
+            ((2,), (0, 1), (2,)),
+        ):
             yield Sample((draw(rng, c, "?"), draw(rng, x, dtype), draw(rng, y, dtype)), {})
 
 
 # The branch that is not taken gets a cotangent of exactly zero here; a zero times an infinite partial further
 # up is NaN all the same, as in torch.
-where = pointwise(
+where: Op = pointwise(
     "where",
     operands=("condition", "x", "y"),
     eval=np.where,
@@ -48,10 +53,12 @@ def _cast(x: np.ndarray, dtype: DType) -> np.ndarray:
 def _cast_samples(rng: np.random.Generator) -> Iterator[Sample]:
     for source in DTYPES:
         for target in DTYPES:
-            yield Sample((draw(rng, (2, 3), source.np.str.lstrip("|<>="), 0, 2),), {"dtype": target})
+            yield Sample(
+                (draw(rng, (2, 3), source.np.str.lstrip("|<>="), 0, 2),), {"dtype": target}
+            )
 
 
-cast = linear(
+cast: Op = linear(
     "cast",
     eval=_cast,
     type_rule=lambda x, *, dtype: TensorType(dtype, x.shape),
@@ -62,7 +69,7 @@ cast = linear(
 )
 
 # The value itself; a copy in memory where somebody could tell the difference.
-copy = linear(
+copy: Op = linear(
     "copy",
     eval=lambda x: np.array(x),
     type_rule=lambda x: x,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..lowering import Movement, Placement
-from ..op import linear, primitive, registered
+from ..op import Op, linear, primitive, registered
 from ..types import Shape, TensorType
 from .arithmetic import zeros
 from .samples import NUMBERS, with_attrs
@@ -40,7 +40,7 @@ def _reshape_index(index: tuple[Any, ...], x: TensorType, out: TensorType, shape
     return tuple(reversed(result))
 
 
-reshape = linear(
+reshape: Op = linear(
     "reshape",
     eval=lambda x, shape: np.reshape(x, shape),
     type_rule=_reshaped,
@@ -69,7 +69,7 @@ def _inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
 
 
 # Axis i of the result is axis dims[i] of the operand.
-permute = linear(
+permute: Op = linear(
     "permute",
     eval=lambda x, dims: np.transpose(x, dims),
     type_rule=lambda x, *, dims: TensorType(x.dtype, tuple(x.shape[d] for d in dims)),
@@ -77,7 +77,8 @@ permute = linear(
     attrs=("dims",),
     lower=Movement(lambda index, x, out, dims: tuple(index[i] for i in _inverse(dims))),
     samples=with_attrs(
-        [([(2, 3)], {"dims": (1, 0)}), ([(2, 3, 4)], {"dims": (2, 0, 1)}), ([()], {"dims": ()})], NUMBERS
+        [([(2, 3)], {"dims": (1, 0)}), ([(2, 3, 4)], {"dims": (2, 0, 1)}), ([()], {"dims": ()})],
+        NUMBERS,
     ),
 )
 
@@ -118,7 +119,7 @@ def _broadcast_transpose(ct: Any, x_type: TensorType, shape: Shape, dims: tuple[
 
 
 # Axis i of the operand becomes axis dims[i] of the result; dims increase.
-broadcast_in_dim = linear(
+broadcast_in_dim: Op = linear(
     "broadcast_in_dim",
     eval=_broadcast,
     type_rule=_broadcast_type,
@@ -126,7 +127,8 @@ broadcast_in_dim = linear(
     attrs=("shape", "dims"),
     lower=Movement(
         lambda index, x, out, shape, dims: tuple(
-            0 if x.shape[axis] == 1 and shape[dim] != 1 else index[dim] for axis, dim in enumerate(dims)
+            0 if x.shape[axis] == 1 and shape[dim] != 1 else index[dim]
+            for axis, dim in enumerate(dims)
         )
     ),
     samples=with_attrs(
@@ -156,7 +158,7 @@ def _slice_transpose(ct: Any, x_type: TensorType, start: Shape, stride: Shape) -
     return slice_update(background, ct, start=start, sizes=tuple(ct.shape), stride=stride)
 
 
-slice_ = linear(
+slice_: Op = linear(
     "slice",
     eval=_slice,
     type_rule=_slice_type,
@@ -178,7 +180,9 @@ slice_ = linear(
 )
 
 
-def _update_slice(x: np.ndarray, v: np.ndarray, start: Shape, sizes: Shape, stride: Shape) -> np.ndarray:
+def _update_slice(
+    x: np.ndarray, v: np.ndarray, start: Shape, sizes: Shape, stride: Shape
+) -> np.ndarray:
     result = np.array(x)
     result[box(start, sizes, stride)] = v
     return result
@@ -215,7 +219,7 @@ def _update_jvp(
 
 
 # x with the box replaced by v.
-slice_update = primitive(
+slice_update: Op = primitive(
     "slice_update",
     operands=("x", "v"),
     eval=_update_slice,
@@ -253,7 +257,7 @@ def _pad_type(x: TensorType, *, low: Shape, high: Shape, value: float) -> Tensor
     return TensorType(x.dtype, tuple(a + n + b for a, n, b in extents))
 
 
-pad = primitive(
+pad: Op = primitive(
     "pad",
     eval=_pad,
     type_rule=_pad_type,
@@ -286,7 +290,9 @@ def _concat_type(*types: TensorType, axis: int) -> TensorType:
     first = types[0]
     for other in types[1:]:
         if other.dtype is not first.dtype:
-            raise RuntimeError(f"expected operands of one dtype, but got {first.dtype} and {other.dtype}")
+            raise RuntimeError(
+                f"expected operands of one dtype, but got {first.dtype} and {other.dtype}"
+            )
     extent = sum(t.shape[axis] for t in types)
     return TensorType(first.dtype, (*first.shape[:axis], extent, *first.shape[axis + 1 :]))
 
@@ -305,7 +311,10 @@ def _concat_vjp(ct: Any, index: int, types: Any, *, axis: int) -> Any:
     bounds = [(0, n) for n in ct.shape]
     bounds[axis] = (start, start + types[index].shape[axis])
     return slice_(
-        ct, start=tuple(a for a, _ in bounds), limit=tuple(b for _, b in bounds), stride=(1,) * len(bounds)
+        ct,
+        start=tuple(a for a, _ in bounds),
+        limit=tuple(b for _, b in bounds),
+        stride=(1,) * len(bounds),
     )
 
 
@@ -317,7 +326,7 @@ def _concat_jvp(tangents: Any, out: Any, operands: Any, *, axis: int) -> Any:
     return concat(*filled, axis=axis)
 
 
-concat = primitive(
+concat: Op = primitive(
     "concat",
     variadic=True,
     eval=lambda *xs, axis: np.concatenate(xs, axis=axis),
@@ -336,7 +345,7 @@ concat = primitive(
     ),
 )
 
-flip = linear(
+flip: Op = linear(
     "flip",
     eval=lambda x, axes: np.flip(x, axes),
     type_rule=lambda x, *, axes: x,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..lowering import Generated
-from ..op import primitive
+from ..op import Op, primitive
 from ..types import DType, Shape, TensorType, int64
 from .samples import Sample
 
@@ -21,10 +21,10 @@ def _no_type(*types: Any, **attrs: Any) -> Any:
     raise RuntimeError("the type of an input or a constant is given, not computed")
 
 
-input_ = primitive("input", operands=(), eval=_no_eval, type_rule=_no_type)
+input_: Op = primitive("input", operands=(), eval=_no_eval, type_rule=_no_type)
 
 # Attr value: a Python number (0-d), or a flat tuple of them in row-major order.
-const = primitive("const", operands=(), eval=_no_eval, type_rule=_no_type, attrs=("value",))
+const: Op = primitive("const", operands=(), eval=_no_eval, type_rule=_no_type, attrs=("value",))
 
 
 def constant_array(value: Any, type: TensorType) -> np.ndarray:
@@ -37,7 +37,7 @@ def _lower_iota(s: Any, position: Any, size: int, dtype: DType) -> Any:
 
 
 # 0, 1, ..., size - 1
-iota = primitive(
+iota: Op = primitive(
     "iota",
     operands=(),
     eval=lambda size, dtype: np.arange(size, dtype=dtype.np),
@@ -55,7 +55,9 @@ _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 def _evaluate_random_bits(key: np.ndarray, counter: np.ndarray, shape: Shape) -> np.ndarray:
     position = np.arange(int(np.prod(shape)), dtype=np.uint64)
-    z = (position + counter.astype(np.uint64) + np.uint64(1)) * np.uint64(_GAMMA) + key.astype(np.uint64)
+    z = (position + counter.astype(np.uint64) + np.uint64(1)) * np.uint64(_GAMMA) + key.astype(
+        np.uint64
+    )
     for shift, factor in _MIX:
         z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
     return (z ^ (z >> np.uint64(31))).view(np.int64).reshape(shape)
@@ -80,7 +82,7 @@ def _random_samples(rng: np.random.Generator) -> Iterator[Sample]:
 
 
 # 64 random bits per element, as i64, from an i64 key and an i64 counter.
-random_bits = primitive(
+random_bits: Op = primitive(
     "random_bits",
     operands=("key", "counter"),
     eval=_evaluate_random_bits,

@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from ..op import broadcasting, pointwise
+from ..op import Op, broadcasting, pointwise
 from ..types import TensorType
 from .comparison import eq, ge
 from .error_function import evaluate_erf, evaluate_erfc
 from .samples import FLOATS, binary, unary
 from .selection import where
 
-sqrt = pointwise(
+sqrt: Op = pointwise(
     "sqrt",
     eval=np.sqrt,
     partials=(lambda ct, out: ct / (out * 2.0),),
     lower=lambda s, x: s.sqrt(x),
     samples=unary(0.1, 4.0),
 )
-rsqrt = pointwise(
+rsqrt: Op = pointwise(
     "rsqrt",
     eval=lambda x: 1 / np.sqrt(x),
     partials=(lambda out: out * out * out * -0.5,),
@@ -63,7 +63,7 @@ def _lower_power(s: Any, x: Any, exponent: float) -> Any:
 
 
 # A power with a constant exponent: by far the most common, and its own derivative needs no logarithm.
-power = pointwise(
+power: Op = pointwise(
     "power",
     eval=_evaluate_power,
     partials=(_power_partial,),
@@ -91,7 +91,7 @@ def _pow_exponent_partial(ct: Any, x: Any, y: Any, out: Any) -> Any:
     return where(eq(x, 0.0), at_zero, ct * (out * log(x)))
 
 
-pow_ = pointwise(
+pow_: Op = pointwise(
     "pow",
     eval=np.power,
     type_rule=_floats,
@@ -102,56 +102,56 @@ pow_ = pointwise(
     lower=lambda s, x, y: s.call("pow", x, y),
     samples=binary(0.2, 2.0, right=(-2.0, 2.0)),
 )
-integer_pow = pointwise(
+integer_pow: Op = pointwise(
     "integer_pow",
     eval=np.power,
     operands=("x", "y"),
     samples=binary(0, 3, ("i4", "i8"), right=(0, 4)),
 )
 
-exp = pointwise(
+exp: Op = pointwise(
     "exp",
     eval=np.exp,
     partials=(lambda out: out,),
     lower=lambda s, x: s.call("exp", x),
     samples=unary(),
 )
-expm1 = pointwise(
+expm1: Op = pointwise(
     "expm1",
     eval=np.expm1,
     partials=(lambda out: out + 1.0,),
     lower=lambda s, x: s.call("expm1", x),
     samples=unary(),
 )
-exp2 = pointwise(
+exp2: Op = pointwise(
     "exp2",
     eval=np.exp2,
     partials=(lambda out: out * math.log(2),),
     lower=lambda s, x: s.call("exp2", x),
     samples=unary(),
 )
-log = pointwise(
+log: Op = pointwise(
     "log",
     eval=np.log,
     partials=(lambda ct, x: ct / x,),
     lower=lambda s, x: s.call("log", x),
     samples=unary(0.1, 4.0),
 )
-log1p = pointwise(
+log1p: Op = pointwise(
     "log1p",
     eval=np.log1p,
     partials=(lambda ct, x: ct / (x + 1.0),),
     lower=lambda s, x: s.call("log1p", x),
     samples=unary(-0.8, 4.0),
 )
-log2 = pointwise(
+log2: Op = pointwise(
     "log2",
     eval=np.log2,
     partials=(lambda ct, x: ct / (x * math.log(2)),),
     lower=lambda s, x: s.call("log2", x),
     samples=unary(0.1, 4.0),
 )
-log10 = pointwise(
+log10: Op = pointwise(
     "log10",
     eval=np.log10,
     partials=(lambda ct, x: ct / (x * math.log(10)),),
@@ -159,49 +159,49 @@ log10 = pointwise(
     samples=unary(0.1, 4.0),
 )
 
-sin = pointwise(
+sin: Op = pointwise(
     "sin",
     eval=np.sin,
     partials=(lambda x: cos(x),),
     lower=lambda s, x: s.call("sin", x),
     samples=unary(-6.0, 6.0),
 )
-cos = pointwise(
+cos: Op = pointwise(
     "cos",
     eval=np.cos,
     partials=(lambda x: -sin(x),),
     lower=lambda s, x: s.call("cos", x),
     samples=unary(-6.0, 6.0),
 )
-tan = pointwise(
+tan: Op = pointwise(
     "tan",
     eval=np.tan,
     partials=(lambda out: out * out + 1.0,),
     lower=lambda s, x: s.call("tan", x),
     samples=unary(-1.2, 1.2),
 )
-asin = pointwise(
+asin: Op = pointwise(
     "asin",
     eval=np.arcsin,
     partials=(lambda x: rsqrt(1.0 - x * x),),
     lower=lambda s, x: s.call("asin", x),
     samples=unary(-0.9, 0.9),
 )
-acos = pointwise(
+acos: Op = pointwise(
     "acos",
     eval=np.arccos,
     partials=(lambda x: -rsqrt(1.0 - x * x),),
     lower=lambda s, x: s.call("acos", x),
     samples=unary(-0.9, 0.9),
 )
-atan = pointwise(
+atan: Op = pointwise(
     "atan",
     eval=np.arctan,
     partials=(lambda ct, x: ct / (x * x + 1.0),),
     lower=lambda s, x: s.call("atan", x),
     samples=unary(),
 )
-atan2 = pointwise(
+atan2: Op = pointwise(
     "atan2",
     eval=np.arctan2,
     partials=(
@@ -211,42 +211,42 @@ atan2 = pointwise(
     lower=lambda s, x, y: s.call("atan2", x, y),
     samples=binary(right=(0.5, 2.0)),
 )
-sinh = pointwise(
+sinh: Op = pointwise(
     "sinh",
     eval=np.sinh,
     partials=(lambda x: cosh(x),),
     lower=lambda s, x: s.call("sinh", x),
     samples=unary(),
 )
-cosh = pointwise(
+cosh: Op = pointwise(
     "cosh",
     eval=np.cosh,
     partials=(lambda x: sinh(x),),
     lower=lambda s, x: s.call("cosh", x),
     samples=unary(),
 )
-tanh = pointwise(
+tanh: Op = pointwise(
     "tanh",
     eval=np.tanh,
     partials=(lambda out: 1.0 - out * out,),
     lower=lambda s, x: s.call("tanh", x),
     samples=unary(),
 )
-asinh = pointwise(
+asinh: Op = pointwise(
     "asinh",
     eval=np.arcsinh,
     partials=(lambda x: rsqrt(x * x + 1.0),),
     lower=lambda s, x: s.call("asinh", x),
     samples=unary(),
 )
-acosh = pointwise(
+acosh: Op = pointwise(
     "acosh",
     eval=np.arccosh,
     partials=(lambda x: rsqrt((x - 1.0) * (x + 1.0)),),
     lower=lambda s, x: s.call("acosh", x),
     samples=unary(1.2, 4.0),
 )
-atanh = pointwise(
+atanh: Op = pointwise(
     "atanh",
     eval=np.arctanh,
     partials=(lambda ct, x: ct / (1.0 - x * x),),
@@ -261,21 +261,21 @@ def _evaluate_sigmoid(x: np.ndarray) -> np.ndarray:
     return np.where(np.signbit(x), e, x.dtype.type(1)) / (1 + e)
 
 
-sigmoid = pointwise(
+sigmoid: Op = pointwise(
     "sigmoid",
     eval=_evaluate_sigmoid,
     partials=(lambda out: out * (1.0 - out),),
     lower=lambda s, x: s.call("sigmoid", x),
     samples=unary(-6.0, 6.0),
 )
-erf = pointwise(
+erf: Op = pointwise(
     "erf",
     eval=evaluate_erf,
     partials=(lambda x: exp(-(x * x)) * (2 / math.sqrt(math.pi)),),
     lower=lambda s, x: s.call("erf", x),
     samples=unary(-3.0, 3.0),
 )
-erfc = pointwise(
+erfc: Op = pointwise(
     "erfc",
     eval=evaluate_erfc,
     partials=(lambda x: exp(-(x * x)) * (-2 / math.sqrt(math.pi)),),

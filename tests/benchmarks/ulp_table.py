@@ -1,9 +1,9 @@
 """Errors of the elementary functions against mpmath: ``python -m tests.benchmarks.ulp_table``.
 
-The unit is the unit in the last place (ULP) of the exact result, at least the smallest subnormal; a
-correctly rounded result is wrong by at most 0.5. The test of the elementary functions measures with
-what is here: :class:`Kernel` runs one function over arrays, :func:`arguments` draws where to look, and
-:func:`errors` compares.
+The unit is the unit in the last place (ULP) of the exact result, at least the smallest subnormal;
+a correctly rounded result is wrong by at most 0.5. The test of the elementary functions measures
+with what is here: :class:`Kernel` runs one function over arrays, :func:`arguments` draws where to
+look, and :func:`errors` compares.
 """
 
 from __future__ import annotations
@@ -45,9 +45,12 @@ _NEAR = {
     "atan": (1.0, -1.0),
     "erf": (1.0, 3.92, 5.93),
     "erfc": (0.5, 9.19455, 10.05, 26.543258, 27.226),
+    "lgamma": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 4.08e36, 2.556e305),
+    "digamma": (1.0, 1.46163214, 1.5, 2.5, 3.5, 6.0),
 }
-_TRIGONOMETRIC = tuple(quarter * math.pi / 4 for quarter in range(1, 9)) + (
-    1.0e5, 102943.7, 2.0**30, 355.0, 103993.0, 1.0e22, 5.31937264832654e17, 6.381956970095103e299,
+_TRIGONOMETRIC = (
+    *(quarter * math.pi / 4 for quarter in range(1, 9)),
+    355.0, 103993.0, 1.0e5, 102943.7, 2.0**30, 1.0e22, 5.31937264832654e17, 6.381956970095103e299,
 )  # fmt: skip
 _NEAR |= dict.fromkeys(("sin", "cos", "tan"), _TRIGONOMETRIC)
 
@@ -108,7 +111,10 @@ class Kernel:
 def arguments(
     name: str, dtype: type, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, ...]:
-    """Finite arguments other than zero: some `count` of each kind, and the neighbours of hard ones."""
+    """Finite arguments other than zero: `count` of each kind, and the neighbours of hard ones.
+
+    Of lgamma and digamma only positive ones: there is no bound close to their negative zeros.
+    """
     x = np.concatenate([_any_number(dtype, count, rng), _of_moderate_size(count, rng)])
     if name == "atan2":
         y = np.concatenate([_any_number(dtype, count, rng), _of_moderate_size(count, rng)])
@@ -134,7 +140,8 @@ def arguments(
     neighbours = (hard.view(integers)[:, None] + steps.astype(integers)).view(dtype).ravel()
     limits = np.finfo(dtype)
     ends = np.array([limits.max, limits.tiny, limits.smallest_subnormal], np.float64)
-    return _finite(dtype, np.concatenate([x, neighbours, ends, -ends, 3 * ends[2:]]))
+    x = np.concatenate([x, neighbours, ends, -ends, 3 * ends[2:]])
+    return _finite(dtype, np.abs(x) if name in {"lgamma", "digamma"} else x)
 
 
 def _any_number(dtype: type, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -164,6 +171,10 @@ def _power(x: mpmath.mpf, y: mpmath.mpf) -> mpmath.mpf:
         return mpmath.power(x, y)
     result = mpmath.inf if size > 0 else mpmath.ldexp(1, -5000)
     return -result if x < 0 and y % 2 == 1 else result
+
+
+def _log_gamma(x: mpmath.mpf) -> mpmath.mpf:
+    return mpmath.loggamma(x) if x > 0 else mpmath.log(abs(mpmath.gamma(x)))
 
 
 def _within(limit: float, function: Callable) -> Callable:
@@ -200,6 +211,8 @@ EXACT: dict[str, Callable[..., mpmath.mpf]] = {
     "atan2": mpmath.atan2,
     "erf": _within(60, mpmath.erf),
     "erfc": _within(60, mpmath.erfc),
+    "lgamma": _log_gamma,
+    "digamma": mpmath.digamma,
 }
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import tracegrad as tg
-from tracegrad import compiler
 from tracegrad.ir import config
 from tracegrad.ir.parser import parse
 from tracegrad.ir.verify import verify
+
+import tracegrad as tg
+from tracegrad import compiler
 
 pytest.importorskip("llvmlite", reason="native stages need llvmlite")
 
@@ -100,7 +100,9 @@ def test_adjoint_nodes_name_the_users_line() -> None:
     assert f"adjoint of sin %0, test_compiled_function.py:{line}" in f.ir("joint")
 
 
-@pytest.mark.parametrize(("stage", "format"), [("assembly", "text"), ("llvm", "dot"), ("trace", "svg")])
+@pytest.mark.parametrize(
+    ("stage", "format"), [("assembly", "text"), ("llvm", "dot"), ("trace", "svg")]
+)
 def test_unknown_stage_or_format(stage: str, format: str) -> None:
     f = tg.compile(square_sum)
     f(tg.ones(2))
@@ -127,9 +129,14 @@ def test_giving_up_warns_once_and_names_the_line() -> None:
     def f(x: tg.Tensor) -> tg.Tensor:
         return x + tg.tensor(np.asarray(x.numpy()))
 
-    with pytest.warns(RuntimeWarning, match="f runs eagerly from now on.*test_compiled_function.py"):
+    def run() -> None:
         for _ in range(6):
             assert f(tg.ones(2)).tolist() == [2, 2]
+
+    message = "f runs eagerly from now on.*test_compiled_function.py"
+    with pytest.warns(RuntimeWarning, match=message) as caught:
+        run()
+    assert len(caught) == 1
     assert f.eager_reason is not None
     assert f.stats.eager == 6
     assert "runs eagerly" in f.explain()
@@ -143,10 +150,13 @@ def test_state_that_never_repeats_ends_in_eager_execution() -> None:
     def f(x: tg.Tensor) -> tg.Tensor:
         return x * Clock.now
 
-    with pytest.warns(RuntimeWarning, match="Clock.now"):
+    def run() -> None:
         for turn in range(40):
             Clock.now = float(turn)
             assert f(tg.ones(1)).item() == turn
+
+    with pytest.warns(RuntimeWarning, match="Clock.now"):
+        run()
     assert f.stats.traces <= compiler.MAX_MISSES + 2
     assert f.stats.guard_failures
 
@@ -216,7 +226,6 @@ def test_pickle_and_deepcopy_recompile() -> None:
     assert twin.stats.calls == 0
     assert twin(tg.ones(2)).item() == 2
 
-
     restored = pickle.loads(pickle.dumps(f))
     assert restored(tg.ones(4)).item() == 4
 
@@ -274,6 +283,8 @@ def test_loss_returned_by_a_step_is_freed_as_in_eager() -> None:
 
     for _ in range(3):
         loss = step()
-        with pytest.raises(RuntimeError, match="Trying to backward through the graph a second time"):
+        with pytest.raises(
+            RuntimeError, match="Trying to backward through the graph a second time"
+        ):
             loss.backward()
     assert step.stats.native == 2

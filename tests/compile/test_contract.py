@@ -14,8 +14,11 @@ import pytest
 import tracegrad as tg
 from tracegrad import pytree
 
-_spec = importlib.util.spec_from_file_location("compile_programs", Path(__file__).with_name("programs.py"))
-assert _spec is not None and _spec.loader is not None
+_spec = importlib.util.spec_from_file_location(
+    "compile_programs", Path(__file__).with_name("programs.py")
+)
+assert _spec is not None
+assert _spec.loader is not None
 programs = importlib.util.module_from_spec(_spec)
 sys.modules["compile_programs"] = programs
 _spec.loader.exec_module(programs)
@@ -66,12 +69,20 @@ def test_compiled_equals_plain(name: str, backend: str) -> None:
             got = compiled.call(turn)
             assert_same(got, wanted, f"{name}, result of turn {turn}")
             assert_same(
-                state_of(compiled.tensors), state_of(plain.tensors), f"{name}, state after turn {turn}"
+                state_of(compiled.tensors),
+                state_of(plain.tensors),
+                f"{name}, state after turn {turn}",
             )
     assert all(f.stats.calls == TURNS for f in compiled_functions)
 
 
-NEVER_NATIVE = {"counter", "growing_list", "printing", "from_numpy_inside", "returns_argument_and_view"}
+NEVER_NATIVE = {
+    "counter",
+    "growing_list",
+    "printing",
+    "from_numpy_inside",
+    "returns_argument_and_view",
+}
 """Programs that a trace cannot describe; they run eagerly and say so."""
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import assert_same, build, call, draw_input, evaluate_contiguous, optimize_verified
-
 from tracegrad.ir import Graph, append_adjoint, differentiate, evaluate, parse, show, verify
 from tracegrad.ir.graph import Node
 
@@ -77,14 +76,19 @@ def update_in_place(x: Any, v: Any) -> Any:
 def embedding(table: Any, index: Any) -> Any:
     """Rows that are taken twice, joined with themselves reversed."""
     rows = call("take", table, index, axis=0)
-    return total(call("power", call("concat", rows, call("flip", rows, axes=(0,)), axis=1), exponent=3))
+    return total(
+        call("power", call("concat", rows, call("flip", rows, axes=(0,)), axis=1), exponent=3)
+    )
 
 
 def rosenbrock(x: Any) -> Any:
     """The function of Rosenbrock in four dimensions."""
     head = call("slice", x, start=(0,), limit=(3,), stride=(1,))
     tail = call("slice", x, start=(1,), limit=(4,), stride=(1,))
-    return total(100.0 * call("power", tail - head * head, exponent=2) + call("power", 1.0 - head, exponent=2))
+    return total(
+        100.0 * call("power", tail - head * head, exponent=2)
+        + call("power", 1.0 - head, exponent=2)
+    )
 
 
 PROGRAMS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {

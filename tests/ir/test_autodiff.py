@@ -1,4 +1,4 @@
-"""Differentiation of whole graphs. Single ops: tests/ops/test_gradient.py; random ones: tests/fuzz."""
+"""Differentiation of whole graphs. Single ops: tests/ops; random graphs: tests/fuzz."""
 
 from __future__ import annotations
 
@@ -100,6 +100,18 @@ def test_zero_times_infinity_is_nan_as_in_torch() -> None:
     (_, gradient) = evaluate(differentiate(graph), [np.array([0.0, 4.0])])
     assert np.isnan(gradient[0])
     assert gradient[1] == 0.25
+
+
+def test_stopped_nodes_are_constants() -> None:
+    graph = build(lambda x: total(call("sin", x) * call("cos", x)), "f64[3]")
+    extended, (ct,) = append_adjoint(graph, graph.outputs, graph.inputs, stopped={graph.nodes[0]})
+    assert ct is not None
+    x = np.array([0.1, 0.2, 0.3])
+    np.testing.assert_allclose(
+        evaluate(extended.replace(outputs=[ct]), [x])[0], -np.sin(x) * np.sin(x), rtol=1e-15
+    )
+    _, (ct,) = append_adjoint(graph, graph.outputs, graph.inputs, stopped=set(graph.nodes))
+    assert ct is None
 
 
 def test_differentiate_needs_one_scalar() -> None:

@@ -338,7 +338,9 @@ class ParameterList(Module):
             if isinstance(value, Tensor):
                 kind = "Parameter" if isinstance(value, Parameter) else "Tensor"
                 extents = "x".join(map(str, value.shape))
-                lines.append(f"  ({position}): {kind} containing: [{value.dtype} of size {extents}]")
+                lines.append(
+                    f"  ({position}): {kind} containing: [{value.dtype} of size {extents}]"
+                )
             else:
                 lines.append(f"  ({position}): Object of type: {type(value).__name__}")
         return "\n".join(lines)

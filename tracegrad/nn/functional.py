@@ -1,6 +1,6 @@
 """``nn.functional``: the functions behind the layers and losses, under torch's names.
 
-    import tracegrad.nn.functional as F
+import tracegrad.nn.functional as F
 """
 
 from tracegrad.nn.activation_functions import (

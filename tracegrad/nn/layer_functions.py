@@ -159,7 +159,12 @@ def batch_norm(
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {Size(shape)}"
         )
-    given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    given = {
+        "running_mean": running_mean,
+        "running_var": running_var,
+        "weight": weight,
+        "bias": bias,
+    }
     for name, x in given.items():
         if x is not None and x.numel() != channels:
             raise RuntimeError(f"{name} should contain {channels} elements not {x.numel()}")
@@ -331,7 +336,9 @@ def pad(
         )
     low, high = [0] * ndim, [0] * ndim
     for position in range(len(amounts) // 2):
-        low[ndim - 1 - position], high[ndim - 1 - position] = amounts[2 * position : 2 * position + 2]
+        low[ndim - 1 - position], high[ndim - 1 - position] = amounts[
+            2 * position : 2 * position + 2
+        ]
     result = input
     for dim, (before, after) in enumerate(zip(low, high, strict=True)):
         if before < 0 or after < 0:

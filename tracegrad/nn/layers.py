@@ -291,8 +291,14 @@ class Embedding(Module):
         """An Embedding with given rows, which are not trained unless `freeze` is false."""
         if embeddings.dim() != 2:
             raise AssertionError("Embeddings parameter is expected to be 2-dimensional")
+        rows, columns = embeddings.shape
         return cls(
-            *embeddings.shape, _weight=embeddings, _freeze=freeze, padding_idx=padding_idx, **options
+            rows,
+            columns,
+            _weight=embeddings,
+            _freeze=freeze,
+            padding_idx=padding_idx,
+            **options,
         )
 
     def reset_parameters(self) -> None:

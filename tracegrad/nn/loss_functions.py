@@ -26,10 +26,8 @@ def legacy_reduction(size_average: bool | None, reduce: bool | None, reduction: 
         ValueError: there is no such reduction.
     """
     if size_average is not None or reduce is not None:
-        if reduce is False:
-            reduction = "none"
-        else:
-            reduction = "sum" if size_average is False else "mean"
+        averaged = "sum" if size_average is False else "mean"
+        reduction = "none" if reduce is False else averaged
         warnings.warn(
             "size_average and reduce args will be deprecated, please use "
             f"reduction='{reduction}' instead.",
@@ -422,10 +420,12 @@ def cross_entropy(
     """
     reduction = legacy_reduction(size_average, reduce, reduction)
     if not 0.0 <= label_smoothing <= 1.0:
-        raise RuntimeError(
-            f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing:g}"
-        )
-    if input.dim() and target.shape == input.shape and not (input.dim() == 1 and target.dtype is int64):
+        raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing:g}")
+    if (
+        input.dim()
+        and target.shape == input.shape
+        and not (input.dim() == 1 and target.dtype is int64)
+    ):
         return _with_probabilities(input, target, weight, ignore_index, reduction, label_smoothing)
     _check_classes(input, target, weight)
     axis = _class_axis(input)

@@ -154,7 +154,12 @@ class Module(ModuleTree):
         return handle
 
     def register_forward_hook(
-        self, hook: Hook, *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False
+        self,
+        hook: Hook,
+        *,
+        prepend: bool = False,
+        with_kwargs: bool = False,
+        always_call: bool = False,
     ) -> RemovableHandle:
         """Call ``hook(module, args, output)`` after each `forward`; it may return another output.
 
@@ -221,7 +226,9 @@ class Module(ModuleTree):
                 self._buffers[name] = fn(buffer)
         return self
 
-    def to(self: M, *args: Any, dtype: Any = None, device: Any = None, non_blocking: bool = False) -> M:
+    def to(
+        self: M, *args: Any, dtype: Any = None, device: Any = None, non_blocking: bool = False
+    ) -> M:
         """Convert floating point parameters and buffers to a dtype (or to that of a tensor).
 
         A device argument may name the CPU only. Returns the module, changed in place.
@@ -267,7 +274,9 @@ class Module(ModuleTree):
 
     # Saving, loading, showing.
 
-    def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+    def state_dict(
+        self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False
+    ) -> Any:
         """All parameters and persistent buffers by path, detached and sharing storage.
 
         Args:
@@ -308,7 +317,14 @@ class Module(ModuleTree):
         error_msgs: list[str],
     ) -> None:
         saving.load_own(
-            self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+            self,
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
         )
 
     def register_state_dict_pre_hook(self, hook: Hook) -> RemovableHandle:
@@ -346,9 +362,7 @@ class Module(ModuleTree):
     def __repr__(self) -> str:
         extra = self.extra_repr()
         lines = extra.split("\n") if extra else []
-        children = [
-            f"({name}): {indent(repr(module))}" for name, module in self._modules.items()
-        ]
+        children = [f"({name}): {indent(repr(module))}" for name, module in self._modules.items()]
         if len(lines) == 1 and not children:
             return f"{self._get_name()}({lines[0]})"
         if not lines and not children:

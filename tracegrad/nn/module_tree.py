@@ -18,7 +18,9 @@ def type_name(value: Any) -> str:
     if isinstance(value, Tensor):
         return value.type()
     cls = type(value)
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return (
+        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    )
 
 
 class ModuleTree:
@@ -146,10 +148,8 @@ class ModuleTree:
                     f"cannot assign '{type_name(value)}' as buffer '{name}' "
                     "(torch.nn.Buffer, torch.Tensor or None expected)"
                 )
-            if isinstance(value, Buffer):
-                persistent = value.persistent
-            else:
-                persistent = name not in self._non_persistent_buffers_set
+            kept = name not in self._non_persistent_buffers_set
+            persistent = value.persistent if isinstance(value, Buffer) else kept
             self.register_buffer(name, value, persistent)
         else:
             object.__setattr__(self, name, value)

@@ -25,12 +25,7 @@ class IncompatibleKeys(NamedTuple):
     def __repr__(self) -> str:
         if not self.missing_keys and not self.unexpected_keys:
             return "<All keys matched successfully>"
-        return (
-            f"_IncompatibleKeys(missing_keys={self.missing_keys!r}, "
-            f"unexpected_keys={self.unexpected_keys!r})"
-        )
-
-    __str__ = __repr__
+        return f"_IncompatibleKeys(missing_keys={self[0]!r}, unexpected_keys={self[1]!r})"
 
 
 def save(module: Module, destination: Any, prefix: str, keep_vars: bool) -> Any:
@@ -47,7 +42,9 @@ def save(module: Module, destination: Any, prefix: str, keep_vars: bool) -> Any:
     module._save_to_state_dict(destination, prefix, keep_vars)
     for name, child in module._modules.items():
         if child is not None:
-            child.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
+            child.state_dict(
+                destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars
+            )
     for hook in list(module._state_dict_hooks.values()):
         if hook(module, destination, prefix, metadata) is not None:
             raise RuntimeError("state_dict post-hook must return None")
@@ -185,7 +182,11 @@ def _load_tensor(
             if not assign:
                 tensor.copy_(value)
             elif isinstance(tensor, Parameter):
-                taken = value if isinstance(value, Parameter) else Parameter(value, tensor.requires_grad)
+                taken = (
+                    value
+                    if isinstance(value, Parameter)
+                    else Parameter(value, tensor.requires_grad)
+                )
                 setattr(module, name, taken.requires_grad_(tensor.requires_grad))
             else:
                 setattr(module, name, value)

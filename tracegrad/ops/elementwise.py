@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.dispatch import apply, apply_in_place, check_in_place, composite, former, store
+from tracegrad.dispatch import apply, apply_in_place, check_in_place, composite, former, shown_as, store
 from tracegrad.grad_mode import state
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import DType, bool_
@@ -128,9 +128,10 @@ def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Ten
     if decimals == 0:
         return _round(input, out=out)
     scale = 10.0**decimals
-    return write_out(div(_round(mul(input, scale)), scale), out)
+    return write_out(shown_as(div(_round(mul(input, scale)), scale), "RoundBackward1", input), out)
 
 
+@composite("FracBackward0")
 def frac(input: Tensor) -> Tensor:
     """The fractional part: ``x - trunc(x)``."""
     return sub(input, trunc(input))
@@ -141,8 +142,8 @@ maximum = _binary("maximum")
 minimum = _binary("minimum")
 atan2 = arctan2 = _binary("atan2", true_float=True)
 floor_divide = _binary("floor_divide", "floor_div")
-remainder = _binary("remainder")
-fmod = _binary("fmod")
+_remainder = _binary("remainder")
+_fmod = _binary("fmod")
 lt = less = _binary("lt")
 le = less_equal = _binary("le")
 gt = greater = _binary("gt")
@@ -150,6 +151,20 @@ ge = greater_equal = _binary("ge")
 bitwise_and = _binary("bitwise_and", "bit_and")
 bitwise_or = _binary("bitwise_or", "bit_or")
 bitwise_xor = _binary("bitwise_xor", "bit_xor")
+
+
+def remainder(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+    """The remainder with the sign of the divisor, as ``torch.remainder``."""
+    result = _remainder(input, other)
+    return write_out(result if isinstance(other, Tensor) else shown_as(result, "RemainderBackward0", input), out)
+
+
+def fmod(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+    """The remainder with the sign of the dividend, as ``torch.fmod``."""
+    result = _fmod(input, other)
+    return write_out(result if isinstance(other, Tensor) else shown_as(result, "FmodBackward0", input), out)
+
+
 _eq = _binary("eq")
 _ne = _binary("ne")
 _add = _binary("add")
@@ -165,7 +180,9 @@ def _scaled(other: Any, alpha: Any) -> Any:
 
 def add(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
     """``input + alpha * other``, as ``torch.add``."""
-    return _add(input, other if alpha == 1 else _scaled(other, alpha), out=out)
+    if alpha == 1:
+        return _add(input, other, out=out)
+    return write_out(shown_as(_add(input, _scaled(other, alpha)), "AddBackward0", input, other), out)
 
 
 def sub(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
@@ -183,7 +200,9 @@ def sub(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) ->
             "Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
             "`logical_xor()` operator instead."
         )
-    return _sub(input, other if alpha == 1 else _scaled(other, alpha), out=out)
+    if alpha == 1:
+        return _sub(input, other, out=out)
+    return write_out(shown_as(_sub(input, _scaled(other, alpha)), "SubBackward0", input, other), out)
 
 
 subtract = sub
@@ -191,7 +210,8 @@ subtract = sub
 
 def rsub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """``other - alpha * input``."""
-    return sub(other, _scaled(input, alpha))
+    name = "RsubBackward0" if isinstance(other, Tensor) else "RsubBackward1"
+    return shown_as(sub(other, _scaled(input, alpha)), name, input, other)
 
 
 def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Tensor | None = None) -> Tensor:
@@ -199,19 +219,21 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Tensor
     if rounding_mode is None:
         return _true_divide(input, other, out=out)
     if rounding_mode == "floor":
-        return floor_divide(input, other, out=out)
+        return write_out(shown_as(floor_divide(input, other), "DivBackward2", input, other), out)
     if rounding_mode != "trunc":
         raise RuntimeError(
             "div expected rounding_mode to be one of None, 'trunc', or 'floor' but found "
             f"'{rounding_mode}'"
         )
     kept = result_dtype(input, other)
-    return write_out(to_dtype(trunc(_true_divide(input, other)), kept), out)
+    result = to_dtype(trunc(_true_divide(input, other)), kept)
+    return write_out(shown_as(result, "DivBackward2", input, other), out)
 
 
 divide = div
 
 
+@composite("ReciprocalBackward0")
 def reciprocal(input: Tensor) -> Tensor:
     """``1 / x``."""
     return _true_divide(1.0, input)
@@ -243,7 +265,8 @@ def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:
     x, y = common_operands(input, exponent)
     x = x if isinstance(x, Tensor) else as_tensor_operand(x, y)
     y = as_tensor_operand(y, x)
-    return write_out(apply(_pow if x.dtype.is_floating else _integer_pow, (x, y)), out)
+    result = apply(_pow if x.dtype.is_floating else _integer_pow, (x, y))
+    return write_out(result if isinstance(input, Tensor) else shown_as(result, "PowBackward2", y), out)
 
 
 def _plain(exponent: Any) -> int | float:
@@ -333,7 +356,6 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     return apply(_where, (condition, as_tensor_operand(x, like), as_tensor_operand(y, like)))
 
 
-@composite("ClampBackward1")
 def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None = None) -> Tensor:
     """Elements limited to [min, max]; at the limits the gradient passes, as in torch.
 
@@ -348,17 +370,21 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None
         result = where(lt(result, min), min, result)
     if max is not None:
         result = where(gt(result, max), max, result)
-    return write_out(result, out)
+    if isinstance(min, Tensor) or isinstance(max, Tensor):
+        return write_out(shown_as(result, "ClampBackward0", input, min, max), out)
+    return write_out(shown_as(result, "ClampBackward1", input), out)
 
 
 clip = clamp
 
 
+@composite("ClampMinBackward0")
 def clamp_min(input: Tensor, min: Any) -> Tensor:
     """``clamp(input, min=min)``."""
     return clamp(input, min=min)
 
 
+@composite("ClampMaxBackward0")
 def clamp_max(input: Tensor, max: Any) -> Tensor:
     """``clamp(input, max=max)``."""
     return clamp(input, max=max)
@@ -370,10 +396,10 @@ def relu(input: Tensor) -> Tensor:
     return where(le(input, 0), 0, input)
 
 
-@composite("LerpBackward0")
 def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
     """``input + weight * (end - input)``."""
-    return add(input, mul(weight, sub(end, input)))
+    name = "LerpBackward1" if isinstance(weight, Tensor) else "LerpBackward0"
+    return shown_as(add(input, mul(weight, sub(end, input))), name, input, end, weight)
 
 
 @composite("AddcmulBackward0")
@@ -395,10 +421,10 @@ def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     return add(high, log1p(exp(neg(abs(sub(input, other))))))
 
 
-@composite("MaskedFillBackward0")
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """`input` with `value` where `mask` is true."""
-    return where(mask, value, input)
+    name = "MaskedFillBackward1" if isinstance(value, Tensor) else "MaskedFillBackward0"
+    return shown_as(where(mask, value, input), name, input, value)
 
 
 def isclose(

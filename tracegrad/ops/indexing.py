@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tracegrad.dispatch import apply, apply_view, check_in_place, store
+from tracegrad.dispatch import apply, apply_view, check_in_place, composite, shown_as, store
 from tracegrad.grad_mode import state
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import bool_, int64
@@ -365,6 +365,7 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     return apply(registered("scatter_add"), (input, index, source), {"axis": axis})
 
 
+@composite("IndexSelectBackward0")
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices of `input` along `dim` at the positions in `index` (rank 0 or 1)."""
     axis = canonical_dim(dim, input._data.ndim)
@@ -379,6 +380,7 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int) -> Tensor:
     return gather(input, dim, indices)
 
 
+@composite("IndexAddBackward0")
 def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
     """`input` with the slices of `source` added at the positions in `index` along `dim`."""
     axis = canonical_dim(dim, input._data.ndim)
@@ -396,17 +398,20 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     return make_tensor(columns.astype(np.int64), columns)
 
 
+@composite("MaskedSelectBackward0")
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements where `mask` is true, in one dimension."""
     shape = np.broadcast_shapes(input._data.shape, mask._data.shape)
     return getitem(expand(input, shape), expand(mask, shape))
 
 
+@composite("TrilBackward0")
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """The lower triangle; zero elsewhere."""
     return ew.where(_band(input, diagonal, lower=True), input, 0)
 
 
+@composite("TriuBackward0")
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """The upper triangle; zero elsewhere."""
     return ew.where(_band(input, diagonal, lower=False), input, 0)
@@ -418,6 +423,7 @@ def _band(x: Tensor, diagonal: int, *, lower: bool) -> Tensor:
     return ew.le(columns, shifted) if lower else ew.ge(columns, shifted)
 
 
+@composite("DiagonalBackward0")
 def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     """The diagonal of two dimensions as the last one. A copy."""
     n = input._data.ndim
@@ -439,7 +445,7 @@ _diagonal = diagonal
 def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     """A matrix's diagonal; or the matrix with this diagonal, of a vector."""
     if input._data.ndim == 2:
-        return _diagonal(input, diagonal)
+        return shown_as(_diagonal(input, diagonal), "DiagonalBackward0_copy", input)
     if input._data.ndim != 1:
         raise RuntimeError(f"diag(): Supports 1D or 2D tensors. Got {input._data.ndim}D")
     n = input._data.shape[0] + abs(diagonal)
@@ -447,9 +453,10 @@ def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     hit = ew.eq(ew.add(reshape(rows, -1, 1), diagonal), rows)
     lead, tail = max(diagonal, 0), max(-diagonal, 0)
     padded = apply(registered("pad"), (input,), {"low": (lead,), "high": (tail,), "value": 0})
-    return ew.where(hit, padded, 0)
+    return shown_as(ew.where(hit, padded, 0), "DiagEmbedBackward0", input)
 
 
+@composite("TraceBackward0")
 def trace(input: Tensor) -> Tensor:
     """The sum of a matrix's diagonal."""
     if input._data.ndim != 2:

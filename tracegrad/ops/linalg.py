@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracegrad.dispatch import apply, composite
+from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.ir.op import registered
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.elementwise import write_out
@@ -47,13 +47,12 @@ def _product(x: Tensor, y: Tensor) -> Tensor:
     if m == n == 1:
         return dot(x, y)
     if m == 1 and n == 2:
-        return mv(transpose(y, 0, 1), x, _vector_first=True)
+        return _vector_matrix(x, y)
     if m == 2 and n == 1:
         return mv(x, y)
     return _batched(x, y)
 
 
-@composite("UnsafeViewBackward0")
 def _batched(x: Tensor, y: Tensor) -> Tensor:
     _check_dtypes(x, y)
     a = unsqueeze(x, 0) if x._data.ndim == 1 else x
@@ -64,6 +63,7 @@ def _batched(x: Tensor, y: Tensor) -> Tensor:
         if flat is not None:
             product = apply(_matmul, (flat, b))
             result = reshape(product, (*a._data.shape[:-1], b._data.shape[1]))
+            shown_as(result, "UnsafeViewBackward0", product)
         else:
             result = apply(_matmul, (a, b))
     else:
@@ -73,11 +73,22 @@ def _batched(x: Tensor, y: Tensor) -> Tensor:
         shape = (*shape[:-2], shape[-1])
     if y._data.ndim == 1:
         shape = shape[:-1]
-    return result if shape == result._data.shape else reshape(result, shape)
+    if shape != result._data.shape:
+        result = shown_as(reshape(result, shape), "UnsafeViewBackward0", result)
+    return result
+
+
+def _vector_matrix(x: Tensor, y: Tensor) -> Tensor:
+    k, n = y._data.shape
+    if x._data.shape[0] != k:
+        raise RuntimeError(f"size mismatch, got input ({n}), mat ({n}x{k}), vec ({x._data.shape[0]})")
+    _check_dtypes(x, y)
+    product = apply(_matmul, (unsqueeze(x, 0), y))
+    return shown_as(reshape(product, n), "SqueezeBackward4", product)
 
 
 @composite("MvBackward0")
-def mv(input: Tensor, vec: Tensor, _vector_first: bool = False) -> Tensor:
+def mv(input: Tensor, vec: Tensor) -> Tensor:
     """Matrix times vector."""
     if input._data.ndim != 2 or vec._data.ndim != 1:
         raise RuntimeError(
@@ -85,10 +96,6 @@ def mv(input: Tensor, vec: Tensor, _vector_first: bool = False) -> Tensor:
         )
     m, k = input._data.shape
     if k != vec._data.shape[0]:
-        if _vector_first:
-            raise RuntimeError(
-                f"size mismatch, got input ({m}), mat ({m}x{k}), vec ({vec._data.shape[0]})"
-            )
         raise RuntimeError(
             f"size mismatch, got input ({m}), mat ({m}x{k}), vec ({vec._data.shape[0]})"
         )
@@ -117,7 +124,12 @@ def dot(input: Tensor, other: Tensor) -> Tensor:
     return _sum(ew.mul(input, other))
 
 
-vdot = dot
+
+@composite("VdotBackward0")
+def vdot(input: Tensor, other: Tensor) -> Tensor:
+    """The inner product of two vectors."""
+    return dot(input, other)
+
 
 
 def mm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -145,7 +157,7 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
             f"Expected size for first two dimensions of batch2 tensor to be: [{b}, {k}] but got: "
             f"[{mat2._data.shape[0]}, {mat2._data.shape[1]}]."
         )
-    return apply(_matmul, (input, mat2))
+    return shown_as(apply(_matmul, (input, mat2)), "BmmBackward0", input, mat2)
 
 
 @composite("AddmmBackward0")

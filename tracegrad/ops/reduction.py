@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tracegrad.dispatch import apply, composite
+from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType, bool_, int64
 from tracegrad.ops import elementwise as ew
@@ -42,14 +42,16 @@ def sum(
         target = int64
     x = input if target is None else to_dtype(input, target)
     axes = canonical_dims(dim, x._data.ndim)
-    return write_out(apply(_sum, (x,), {"axis": axes, "keepdims": bool(keepdim)}), out)
+    result = apply(_sum, (x,), {"axis": axes, "keepdims": bool(keepdim)})
+    if dim is not None and result._requires_grad:
+        shown_as(result, "SumBackward1", input)
+    return result if out is None else write_out(result, out)
 
 
 def _count(input: Tensor, axes: tuple[int, ...]) -> int:
     return math.prod(input._data.shape[a] for a in axes)
 
 
-@composite("MeanBackward0")
 def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The arithmetic mean over `dim`.
 
@@ -67,9 +69,11 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
     axes = canonical_dims(dim, x._data.ndim)
     count = _count(x, axes)
     total = sum(x, axes or None, keepdim) if axes or dim is None else x
-    return ew.div(total, float(count)) if count else ew.mul(total, math.nan)
+    result = ew.div(total, float(count)) if count else ew.mul(total, math.nan)
+    return shown_as(result, "MeanBackward0" if dim is None else "MeanBackward1", input)
 
 
+@composite("NansumBackward0")
 def nansum(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """The sum with NaN counted as zero."""
     return sum(ew.where(ew.isnan(input), 0, input), dim, keepdim)
@@ -135,7 +139,7 @@ def _extremum(input: Tensor, dim: Any, keepdim: bool, other: Tensor | None, name
                 f"{name}(): Expected reduction dim to be specified for input.numel() == 0. "
                 "Specify the reduction dim with the 'dim' argument."
             )
-        return (amax if name == "max" else amin)(input)
+        return shown_as((amax if name == "max" else amin)(input), name.capitalize() + "Backward1", input)
     if input._data.ndim == 0:
         return ValuesIndices(input.clone(), _arg(input, dim, keepdim, "arg" + name))
     axis = canonical_dim(dim, input._data.ndim)
@@ -145,7 +149,7 @@ def _extremum(input: Tensor, dim: Any, keepdim: bool, other: Tensor | None, name
         shape = tuple(n for i, n in enumerate(input._data.shape) if i != axis)
         values = apply(_reshape, (values,), {"shape": shape})
         indices = apply(_reshape, (indices,), {"shape": shape})
-    return ValuesIndices(values, indices)
+    return ValuesIndices(shown_as(values, name.capitalize() + "Backward0", input), indices)
 
 
 def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor | None = None) -> Any:
@@ -181,7 +185,7 @@ def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     x = input if target is None else to_dtype(input, target)
     axis = canonical_dim(dim, x._data.ndim)
     if x._data.ndim == 0:
-        return x.clone()
+        return shown_as(x.clone(), "CumsumBackward0", input)
     return apply(registered("cumsum"), (x,), {"axis": axis})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.dispatch import apply, apply_view, composite
+from tracegrad.dispatch import apply, apply_view, composite, shown_as
 from tracegrad.ir.op import registered
 from tracegrad.ops.arguments import canonical_dim, result_dtype, shape_from, to_dtype
 from tracegrad.tensor import Tensor
@@ -124,7 +124,7 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     axes = list(range(n))
     if n:
         axes[a], axes[b] = axes[b], axes[a]
-    return apply_view(_permute, input, {"dims": tuple(axes)})
+    return shown_as(apply_view(_permute, input, {"dims": tuple(axes)}), "TransposeBackward0", input)
 
 
 swapaxes = swapdims = transpose
@@ -140,7 +140,8 @@ def t(input: Tensor) -> Tensor:
         raise RuntimeError(
             f"t() expects a tensor with <= 2 dimensions, but self is {input._data.ndim}D"
         )
-    return transpose(input, 0, 1) if input._data.ndim == 2 else permute(input, *range(input._data.ndim))
+    dims = (1, 0) if input._data.ndim == 2 else tuple(range(input._data.ndim))
+    return shown_as(apply_view(_permute, input, {"dims": dims}), "TBackward0", input)
 
 
 def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
@@ -161,7 +162,8 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """Insert a dimension of extent 1."""
     axis = canonical_dim(dim, input._data.ndim + 1)
     shape = input._data.shape
-    return apply_view(_reshape, input, {"shape": (*shape[:axis], 1, *shape[axis:])})
+    result = apply_view(_reshape, input, {"shape": (*shape[:axis], 1, *shape[axis:])})
+    return shown_as(result, "UnsqueezeBackward0", input)
 
 
 def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
@@ -174,7 +176,8 @@ def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
         dims = (dim,) if isinstance(dim, int) else dim
         axes = {canonical_dim(d, n) for d in dims}
     kept = tuple(extent for i, extent in enumerate(shape) if extent != 1 or i not in axes)
-    return apply_view(_reshape, input, {"shape": kept})
+    version = 0 if dim is None else 1 if isinstance(dim, int) else 2
+    return shown_as(apply_view(_reshape, input, {"shape": kept}), f"SqueezeBackward{version}", input)
 
 
 def broadcast_to(input: Tensor, shape: Sequence[int]) -> Tensor:
@@ -271,13 +274,15 @@ def select(input: Tensor, dim: int, index: int) -> Tensor:
     position %= extent
     part = slice_along(input, axis, position, position + 1)
     shape = tuple(n for i, n in enumerate(part._data.shape) if i != axis)
-    return apply_view(_reshape, part, {"shape": shape})
+    return shown_as(apply_view(_reshape, part, {"shape": shape}), "SelectBackward0", input)
 
 
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """All slices along a dimension."""
     axis = canonical_dim(dim, input._data.ndim)
-    return tuple(select(input, axis, i) for i in range(input._data.shape[axis]))
+    return tuple(
+        shown_as(select(input, axis, i), "UnbindBackward0", input) for i in range(input._data.shape[axis])
+    )
 
 
 def split(input: Tensor, split_size: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
@@ -297,9 +302,10 @@ def split(input: Tensor, split_size: int | Sequence[int], dim: int = 0) -> tuple
                 f"split_with_sizes expects split_sizes to sum exactly to {extent} (input tensor's size at "
                 f"dimension {axis}), but got split_sizes={sizes}"
             )
+    name = "SplitBackward0" if isinstance(split_size, int) else "SplitWithSizesBackward0"
     pieces, start = [], 0
     for size in sizes:
-        pieces.append(slice_along(input, axis, start, start + size))
+        pieces.append(shown_as(slice_along(input, axis, start, start + size), name, input))
         start += size
     return tuple(pieces)
 
@@ -404,7 +410,8 @@ def hstack(tensors: Sequence[Tensor]) -> Tensor:
 
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
     """Join along the first dimension, rows."""
-    return cat([reshape(x, 1, -1) if x._data.ndim < 2 else x for x in tensors], 0)
+    rows = [reshape(x, 1, 1) if x._data.ndim == 0 else x for x in tensors]
+    return cat([unsqueeze(x, 0) if x._data.ndim == 1 else x for x in rows], 0)
 
 
 @composite("RepeatBackward0")

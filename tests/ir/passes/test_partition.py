@@ -1,4 +1,4 @@
-"""Forward and backward halves; that they compute the same is tested on random graphs in tests/fuzz."""
+"""Forward and backward halves. That they compute the same: tests/fuzz, on random graphs."""
 
 from __future__ import annotations
 

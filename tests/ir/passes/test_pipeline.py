@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from tracegrad.ir.passes.observe import dump
 
 
 def demo() -> Graph:
-    return build(lambda x: -(-call("sin", x)) * 1.0, "f64[4]", name="demo")
+    return build(lambda x: call("neg", -call("sin", x)) * 1.0, "f64[4]", name="demo")
 
 
 def test_the_hook_sees_every_step() -> None:
@@ -36,7 +37,7 @@ def test_the_hook_sees_every_step() -> None:
     assert [name for _, name, _ in steps] == [pass_.name for pass_ in DEFAULT]
     assert steps[0][0] is graph
     assert steps[-1][2] is result
-    for (_, _, after), (before, _, _) in zip(steps[:-1], steps[1:], strict=True):
+    for (_, _, after), (before, _, _) in pairwise(steps):
         assert after is before
     assert [node.op.name for node in result.nodes] == ["sin"]
 

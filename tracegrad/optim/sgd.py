@@ -1,0 +1,87 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tracegrad.grad_mode import state as mode
+from tracegrad.ops import elementwise as ew
+from tracegrad.optim.optimizer import Group, Optimizer, check_at_least_zero, check_options
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum (Polyak, or Nesterov as Sutskever et al., 2013).
+
+    Per step, with gradient g, velocity b and parameter p::
+
+        g += weight_decay * p
+        b = momentum * b + (1 - dampening) * g      (b = g at the first step)
+        p -= lr * b                                 (nesterov: p -= lr * (g + momentum * b))
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        check_options(lr, differentiable=differentiable, fused=fused, foreach=foreach)
+        check_at_least_zero(momentum=momentum, weight_decay=weight_decay)
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "foreach": foreach,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def _update_group(self, group: Group) -> None:
+        lr, momentum, dampening = group["lr"], group["momentum"], group["dampening"]
+        weight_decay, nesterov, maximize = (
+            group["weight_decay"],
+            group["nesterov"],
+            group["maximize"],
+        )
+        for param in group["params"]:
+            grad = param.grad
+            if grad is None:
+                continue
+            if maximize:
+                grad = ew.neg(grad)
+            if weight_decay != 0:
+                grad = ew.add(grad, ew.mul(param, weight_decay))
+            if momentum != 0:
+                velocity = self._velocity(param, grad, momentum, dampening)
+                grad = ew.add(grad, ew.mul(velocity, momentum)) if nesterov else velocity
+            param.sub_(ew.mul(grad, lr))
+
+    def _velocity(self, param: Any, grad: Any, momentum: float, dampening: float) -> Any:
+        """The updated velocity of a parameter."""
+        own = self.state[param]
+        velocity = own.get("momentum_buffer")
+        if velocity is None:
+            velocity = self._start(param, ("momentum_buffer",), counts=False)["momentum_buffer"]
+            if dampening != 0:
+                # Only here the first step differs from the others.
+                if mode.trace is not None:
+                    mode.trace.give_up(
+                        "the first step of SGD with dampening differs from the others"
+                    )
+                return velocity.copy_(grad)
+        velocity.mul_(momentum)
+        return velocity.add_(grad if dampening == 0 else ew.mul(grad, 1 - dampening))
