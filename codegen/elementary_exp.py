@@ -106,7 +106,7 @@ _COSH_CORE_F64 = (
 
 def exp(x: Floats) -> Floats:
     low, high = (-104.0, 89.0) if x.is_f32 else (-746.0, 710.0)
-    _, biased, r = _reduce_exponent(x.at_most(high).at_least(low), 2 * x.exponent_bias)
+    _, biased, r, _ = _reduce_exponent(x.at_most(high).at_least(low), 2 * x.exponent_bias)
     return _scale(exp_of_remainder(r), biased)
 
 
@@ -134,13 +134,8 @@ def expm1(x: Floats) -> Floats:
 
 def _expm1_times(x: Floats, factor: float) -> Floats:
     """``factor * expm1(x)``, `factor` a power of two that keeps the result finite."""
-    bias = x.exponent_bias + int(math.log2(factor))
-    k, biased = nearest_integer(x, math.log2(math.e), bias)
-    high, low = LN2_F32 if x.is_f32 else LN2_F64
     # Where exp(x) - 1 cancels, the rounding error of r would show.
-    first = k.fma(-high, x)
-    r = k.fma(-low, first)
-    error = k.fma(-low, first - r)
+    _, biased, r, error = _reduce_exponent(x, x.exponent_bias + int(math.log2(factor)))
     square = r * r
     rest = square.fma(polynomial(r, EXPM1_F32 if x.is_f32 else EXPM1_F64, square), error)
     power = (biased << x.mantissa_bits).as_floats()
@@ -155,7 +150,7 @@ def sigmoid(x: Floats) -> Floats:
     """``1 / (1 + exp(-x))``, both sides scaled, so that results may be subnormal."""
     low, high, shift = (-20.0, 104.0, 64) if x.is_f32 else (-40.0, 746.0, 512)
     exponent = (-x).at_most(high).at_least(low)
-    _, biased, r = _reduce_exponent(exponent, x.exponent_bias - shift)
+    _, biased, r, _ = _reduce_exponent(exponent, x.exponent_bias - shift)
     power = (biased << x.mantissa_bits).as_floats()
     one = 2.0**-shift
     known = power + one
@@ -179,9 +174,10 @@ def tanh(x: Floats) -> Floats:
 
 def sinh(x: Floats) -> Floats:
     magnitude = x.abs()
-    grow, shrink, c, s = _hyperbolic_parts(magnitude)
-    difference = grow - shrink
-    large = (s.fma(grow + shrink, c * difference) + difference) * 2.0
+    grow, shrink, c, r, rest = _hyperbolic_parts(magnitude)
+    total = grow + shrink
+    difference, lost = fast_two_sum(grow, -shrink)
+    large = (difference + r.fma(total, rest.fma(total, c.fma(difference, lost)))) * 2.0
     square = magnitude * magnitude
     small = (square * magnitude).fma(
         polynomial(square, _SINH_F32 if x.is_f32 else _SINH_F64), magnitude
@@ -190,16 +186,17 @@ def sinh(x: Floats) -> Floats:
 
 
 def cosh(x: Floats) -> Floats:
-    grow, shrink, c, s = _hyperbolic_parts(x.abs())
-    total = grow + shrink
-    return (s.fma(grow - shrink, c * total) + total) * 2.0
+    grow, shrink, c, r, rest = _hyperbolic_parts(x.abs())
+    difference = grow - shrink
+    total, lost = fast_two_sum(grow, shrink)
+    return (total + r.fma(difference, rest.fma(difference, c.fma(total, lost)))) * 2.0
 
 
-def _hyperbolic_parts(x: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """``2**k / 4, 2**-k / 4, cosh(r) - 1, sinh(r)`` where ``x = k ln 2 + r``, for ``x >= 0``."""
+def _hyperbolic_parts(x: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Of ``x = k ln 2 + r >= 0``: ``2**k / 4, 2**-k / 4, cosh(r) - 1, r, sinh(r) - r``."""
     x = x.at_most(89.5 if x.is_f32 else 710.6)
     bits, bias = x.mantissa_bits, x.exponent_bias
-    k, biased, r = _reduce_exponent(x, bias - 2)
+    k, biased, r, error = _reduce_exponent(x, bias - 2)
     grow = (biased << bits).as_floats()
     # Beyond 2**64 the other power adds nothing, and its exponent must not underflow.
     _, bounded = nearest_integer(k.at_most(64.0), 1.0, 0)
@@ -208,8 +205,10 @@ def _hyperbolic_parts(x: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     c = square.fma(
         square * polynomial(square, _COSH_CORE_F32 if x.is_f32 else _COSH_CORE_F64), square * 0.5
     )
-    s = (square * r).fma(polynomial(square, _SINH_CORE_F32 if x.is_f32 else _SINH_CORE_F64), r)
-    return grow, shrink, c, s
+    rest = (square * r).fma(
+        polynomial(square, _SINH_CORE_F32 if x.is_f32 else _SINH_CORE_F64), error
+    )
+    return grow, shrink, c, r, rest
 
 
 def nearest_integer(x: Floats, factor: float, bias: int) -> tuple[Floats, Ints]:
@@ -223,11 +222,13 @@ def nearest_integer(x: Floats, factor: float, bias: int) -> tuple[Floats, Ints]:
     return shifted - shifter, shifted.bits()
 
 
-def _reduce_exponent(x: Floats, bias: int) -> tuple[Floats, Ints, Floats]:
-    """``k``, integers whose low bits are ``k + bias``, and ``r``: ``x = k ln 2 + r``, |r| <= ln 2 / 2."""
+def _reduce_exponent(x: Floats, bias: int) -> tuple[Floats, Ints, Floats, Floats]:
+    """``x = k ln 2 + r`` with ``|r| <= ln 2 / 2``: `k`, integers whose low bits are ``k + bias``, `r`, its error."""
     k, biased = nearest_integer(x, math.log2(math.e), bias)
     high, low = LN2_F32 if x.is_f32 else LN2_F64
-    return k, biased, k.fma(-low, k.fma(-high, x))
+    first = k.fma(-high, x)
+    r = k.fma(-low, first)
+    return k, biased, r, k.fma(-low, first - r)
 
 
 def powers_of_two(biased: Ints, like: Floats) -> tuple[Floats, Floats]:

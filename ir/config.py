@@ -154,11 +154,3 @@ disable_jit = Option(
     "disable_jit", False, _flag,
     "Whether compiled functions run as plain Python.",
 )  # fmt: skip
-check_leaks = Option(
-    "check_leaks", False, _flag,
-    "Whether a tensor that outlives the trace that made it is reported.",
-)  # fmt: skip
-anomaly = Option(
-    "anomaly", False, _flag,
-    "Whether backward() stops at the first NaN and names the line of the forward operation.",
-)  # fmt: skip

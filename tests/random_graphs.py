@@ -167,7 +167,9 @@ class _Grower:
     def cast(self) -> None:
         x = self.pick()
         assert x is not None
-        targets = [bool_, float32, float64]
+        targets = [bool_]
+        if any(dtype.is_floating for dtype in self.dtypes):
+            targets += [float32, float64]
         if not x.dtype.is_floating:  # What a float out of range becomes as an integer is undefined.
             targets += [uint8, int32, int64]
         self.emit("cast", x, dtype=self.choose(targets))
@@ -343,7 +345,7 @@ def graphs(
 
     Args:
         smooth: only ops with derivatives of every order everywhere, finite constants, no empty arrays.
-        dtypes: element types of inputs and constants.
+        dtypes: element types of inputs and constants. Without floats there are none anywhere.
         steps: the most steps to grow.
     """
     return st.builds(

@@ -360,7 +360,7 @@ def _with_gradient(
         value = function(*args, **kwargs)
         return value, *tracegrad.autograd.grad(value, leaves, allow_unused=True)
 
-    return tracegrad.compile(value_and_gradient, name=name)  # type: ignore[return-value]
+    return tracegrad.compile(value_and_gradient, name=name)
 
 
 def _last_line(error: BaseException) -> str:

@@ -217,6 +217,8 @@ def share_storage(view: Tensor, x: Tensor) -> None:
     view._base = x if base is None else base
     view._counter = x._version_counter()
     view._view_version = view._counter.value
+    if state.trace is not None:
+        state.trace.shares_storage(view)
 
 
 def refresh_view(view: Tensor) -> None:
@@ -253,10 +255,10 @@ def apply_in_place(op: Op, x: Tensor, operands: Sequence[Any], attrs: dict[str, 
     Raises:
         RuntimeError: `x` is a leaf that requires grad, or a view of one; or the result does not fit.
     """
-    if not x._requires_grad and state.trace is None and x._base is None and not events.active:
-        # Nothing to record about x: let the ufunc write into it, if it is one of this dtype.
-        others_need = state.grad and any(isinstance(y, Tensor) and y._requires_grad for y in operands)
-        if not others_need and op.eval.__class__ is np.ufunc:
+    if state.trace is None and not events.active and not (state.grad and _any_requires_grad(operands)):
+        # Nothing to record: let the ufunc write into x, if it is one of this dtype.
+        if op.eval.__class__ is np.ufunc and x._data.flags.writeable:
+            check_in_place(x)
             token = silence()
             try:
                 op.eval(*[getattr(y, "_data", y) for y in operands], out=x._data, casting="no")
@@ -276,7 +278,7 @@ def former(x: Tensor, operands: Sequence[Any]) -> Sequence[Any]:
 
     The record keeps the value that `x` had; `x` itself is about to be overwritten.
     """
-    if not (state.grad and any(isinstance(y, Tensor) and y._requires_grad for y in operands)):
+    if not (state.grad and _any_requires_grad(operands)):
         return operands
     old = new_tensor(x._data.copy())
     old._grad_fn = x._grad_fn
@@ -295,14 +297,22 @@ _NO_GRAD_VIEW = (
 )
 
 
-def check_in_place(x: Tensor) -> None:
-    """Raise torch's error if `x` may not be changed in place."""
+def _any_requires_grad(operands: Sequence[Any]) -> bool:
+    return any(isinstance(x, Tensor) and x._requires_grad for x in operands)
+
+
+def check_in_place(x: Tensor, *, part: bool = False) -> None:
+    """Raise torch's error if `x` may not be changed in place.
+
+    Args:
+        part: only a part of x is to be changed, as if through a view.
+    """
     if x._base is not None and x._counter.value != x._view_version:
         refresh_view(x)
     if state.grad and x._requires_grad:
         if x._grad_fn is None:
             raise RuntimeError(
-                "a leaf Variable that requires grad is being used in an in-place operation.\n"
+                f"a {'view of a ' if part else ''}leaf Variable that requires grad is being used in an in-place operation.\n"
                 "Update it inside `with tracegrad.no_grad():`, or work on a copy: `y = x.clone()`."
             )
     base = x._base
@@ -336,11 +346,20 @@ def store(x: Tensor, value: Tensor) -> Tensor:
             )
         value = apply(cast, (value,), {"dtype": own})
         data = value._data
-    if x._requires_grad and not value._requires_grad and state.grad:
+    if state.grad and (x._requires_grad or value._requires_grad) and value._grad_fn is None:
         value = _overwritten(x, value)
     target[...] = data
+    set_history(x, value)
+    return x
+
+
+def set_history(x: Tensor, value: Tensor) -> None:
+    """`x` was overwritten, wholly or in part, and holds `value` now: count it, and take over how `value` was made.
+
+    Without grad mode x keeps the history that it had, as in torch.
+    """
     bump_version(x)
-    if value._requires_grad:
+    if value._requires_grad and state.grad:
         if x._base is None:
             x._grad_fn = value._grad_fn
             x._output_nr = value._output_nr
@@ -349,16 +368,15 @@ def store(x: Tensor, value: Tensor) -> Tensor:
             _rebase(x, value)
     if state.trace is not None:
         state.trace.store(x, value)
-    return x
 
 
 def _overwritten(x: Tensor, value: Tensor) -> Tensor:
-    """`value` with a history in which `x`, that had one, is replaced by it: gradients to `x` are zero."""
+    """`value`, which no operation made, with a history in which it replaces `x`: gradients to `x` are zero."""
     out = new_tensor(value._data)
     shape = value._data.shape
     attrs = {"start": (0,) * len(shape), "sizes": shape, "stride": (1,) * len(shape)}
     record(_slice_update, (x, value), attrs, out)
-    present(out._grad_fn, "CopyBackwards", ((_edge_of(x), x._output_nr), (None, 0)))
+    present(out._grad_fn, "CopyBackwards", ((_edge_of(x), x._output_nr), (_edge_of(value), 0)))
     trace = state.trace
     if trace is not None and trace.failure is None:
         trace.alias(out, value)

@@ -31,6 +31,8 @@ MAX_ENTRIES = 20_000
 _MAX_ARRAY_BYTES = 4096
 _PLAIN = (int, float, bool, str, bytes, complex, type(None))
 _MISSING = object()
+DYNAMIC = frozenset({"__dict__", "vars"})
+"""Code with these names may read any attribute."""
 
 
 class UnguardableError(Exception):
@@ -104,7 +106,7 @@ class _Names:
                 continue
             self.codes.add(item)
             self.known.update(item.co_names)
-            if "__dict__" in item.co_names or "vars" in item.co_names:
+            if not is_internal(item.co_filename) and not DYNAMIC.isdisjoint(item.co_names):
                 self.dynamic = True
             for const in item.co_consts:
                 if isinstance(const, types.CodeType):
@@ -254,7 +256,9 @@ class _Watcher:
             if base is object or _is_library(base.__module__, None):
                 continue
             for key in list(base.__dict__):
-                if key in self.names or key in ("forward", "__call__", "__getattr__", "step"):
+                if key in ("forward", "__call__", "__getattr__") or (
+                    key in self.names and not key.startswith("__")
+                ):
                     member = base.__dict__[key]
                     if isinstance(member, (staticmethod, classmethod)):
                         member = member.__func__

@@ -214,14 +214,20 @@ class Trace:
         self._keep.append(tensor._counter)
 
     def alias(self, out: Tensor, tensor: Tensor) -> None:
-        """`out` is `tensor` under another name (detach): the same value, cut off from derivatives."""
+        """`out` is `tensor` under another name: the same value; cut off from derivatives by detach."""
         if self.failure is not None:
             return
         value = self.value_of(tensor)
-        if tensor._requires_grad:
+        if tensor._requires_grad and not out._requires_grad:
             value = self.builder.emit(registered("copy"), (value,), {}, user_location())
             self.stopped.add(value)
         self._set(out, value)
+
+    def shares_storage(self, view: Tensor) -> None:
+        """`view`, just made, counts versions with the tensor that it views from now on."""
+        known = self._known.get(id(view))
+        if known is not None:
+            self._known[id(view)] = known._replace(version=view._version)
 
     def created(self, tensor: Tensor, source: Any) -> None:
         """A tensor was made of Python data, which is constant as far as the trace can tell.

@@ -334,11 +334,11 @@ def sink_broadcasts(b: Rewriter, node: Node) -> Node | None:
         return None
     if not node.type.size:  # An op may raise for an element that is broadcast to none at all.
         return None
-    first, *others = {x for x in node.inputs if x.shape}
-    if not others and _is_broadcast(first):
-        inputs = [x.inputs[0] if x is first else x for x in node.inputs]
+    wide = [x for x in node.inputs if x.shape]
+    if all(x is wide[0] for x in wide) and _is_op(wide[0], "broadcast_in_dim"):
+        inputs = [x.inputs[0] if x.shape else x for x in node.inputs]
         result = b.emit(node.op, *inputs, **node.attrs)
-        dims = first.attrs["dims"]
+        dims = wide[0].attrs["dims"]
         return b.emit("broadcast_in_dim", result, shape=node.shape, dims=dims)
     inputs = [x.inputs[0] if _is_trailing_broadcast(x) else x for x in node.inputs]
     if all(x is y for x, y in zip(inputs, node.inputs, strict=True)):
@@ -346,12 +346,9 @@ def sink_broadcasts(b: Rewriter, node: Node) -> Node | None:
     return b.expand(b.emit(node.op, *inputs, **node.attrs), node.shape)
 
 
-def _is_broadcast(node: Node) -> bool:
-    return node.op.name == "broadcast_in_dim"
-
-
 def _is_trailing_broadcast(node: Node) -> bool:
     """Whether the node is a broadcast that NumPy's rule would do by itself."""
-    return _is_broadcast(node) and node.attrs["dims"] == tuple(
-        range(node.ndim - node.inputs[0].ndim, node.ndim)
-    )
+    if node.op.name != "broadcast_in_dim":
+        return False
+    trailing = range(node.ndim - node.inputs[0].ndim, node.ndim)
+    return bool(node.attrs["dims"] == tuple(trailing))

@@ -11,6 +11,7 @@ import importlib
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -81,6 +82,7 @@ class Outcome:
     Attributes:
         benchmark, size, system: what was run.
         problem: why there are no times; empty if there are.
+        notes: what the system warned of, such as not having compiled the function.
         first_call_s: seconds of the first run, compilation included.
         samples_s: seconds per run, one mean for each round.
     """
@@ -89,6 +91,7 @@ class Outcome:
     size: str
     system: str
     problem: str = ""
+    notes: list[str] = field(default_factory=list)
     first_call_s: float = math.nan
     samples_s: list[float] = field(default_factory=list)
 
@@ -112,7 +115,7 @@ class Outcome:
 def measure(benchmark: Benchmark, size: str, values: tuple[int, ...], rounds: int) -> list[Outcome]:
     """Run one benchmark at one size in all its systems.
 
-    Every system runs three times, and the results are compared. Then come the rounds; in each one
+    Every system runs a few times, and the results are compared. Then come the rounds; in each one
     every system has its turn, so that they all see the same weather.
     """
     inputs = benchmark.inputs(*values)
@@ -128,13 +131,7 @@ def measure(benchmark: Benchmark, size: str, values: tuple[int, ...], rounds: in
             outcome.problem = "not installed" if error.name == system.library else _said(error)
             continue
         try:
-            program = system.prepare(library, inputs)
-            started = time.perf_counter()
-            program.run()
-            outcome.first_call_s = time.perf_counter() - started
-            program.run()
-            program.run()
-            results = program.results()
+            program, results = try_out(system, library, inputs, outcome)
         except Exception as error:  # whatever a system cannot do, the others can be measured
             outcome.problem = _said(error)
             continue
@@ -145,6 +142,23 @@ def measure(benchmark: Benchmark, size: str, values: tuple[int, ...], rounds: in
             running.append((outcome, program))
     time_in_turn(running, rounds)
     return outcomes
+
+
+def try_out(
+    system: System, library: Any, inputs: Arrays, outcome: Outcome
+) -> tuple[Program, Arrays]:
+    """Run a system's program three times; returns it with its results."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        program = system.prepare(library, inputs)
+        started = time.perf_counter()
+        program.run()
+        outcome.first_call_s = time.perf_counter() - started
+        program.run()
+        program.run()
+        results = program.results()
+    outcome.notes += dict.fromkeys(_first_line(warning.message) for warning in caught)
+    return program, results
 
 
 def differences(results: Arrays, expected: Arrays, rtol: float, atol: float) -> str:
@@ -192,5 +206,8 @@ def time_runs(run: Callable[[], Any], count: int) -> float:
 
 
 def _said(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"not supported: {type(error).__name__}: {lines[0]}"
+    return f"not supported: {type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(message: Warning | Exception | str) -> str:
+    return (str(message).strip().splitlines() or [""])[0]

@@ -63,6 +63,7 @@ def format_group(group: Sequence[Outcome]) -> str:
             f"  {outcome.system:<14}{format_seconds(outcome.median_s):>10}"
             f"  {f'{low} - {high}':>22}{ratio:>9}{format_seconds(outcome.first_call_s):>12}"
         )
+        lines += [f"    warned: {note}" for note in outcome.notes]
     return "\n".join(lines)
 
 
@@ -143,6 +144,7 @@ def format_json(outcomes: Iterable[Outcome], machine: dict[str, Any]) -> str:
             "size": outcome.size,
             "system": outcome.system,
             "problem": outcome.problem or None,
+            "notes": outcome.notes,
             "median_s": _number(outcome.median_s),
             "quartiles_s": [_number(value) for value in outcome.quartiles_s],
             "first_call_s": _number(outcome.first_call_s),

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def test_systems_agree(name: str, peer: str) -> None:
     outcomes = {o.system: o for o in measure(benchmark, "tiny", benchmark.tiny, rounds=1)}
     for system in ("tracegrad", peer):
         assert outcomes[system].problem == ""
+        assert system == peer or outcomes[system].notes == [], "not all was compiled"
         assert len(outcomes[system].samples_s) == 1
         assert outcomes[system].median_s > 0
         assert outcomes[system].first_call_s > 0
@@ -48,6 +50,11 @@ def constant(value: float) -> Any:
         return Program(lambda: None, lambda: {"value": np.array(value)})
 
     return prepare
+
+
+def warning(library: Any, inputs: Any) -> Program:
+    warnings.warn("slow today\nbecause", stacklevel=1)
+    return Program(lambda: None, lambda: {"value": np.array(1.0)})
 
 
 def failing(library: Any, inputs: Any) -> Program:
@@ -63,6 +70,7 @@ def outcomes() -> list[Outcome]:
     benchmark = example(
         System("tracegrad", "math", constant(1.0)),
         System("close", "math", constant(1.000001)),
+        System("warning", "math", warning),
         System("wrong", "math", constant(1.1)),
         System("failing", "math", failing),
         System("absent", "no_such_library", constant(1.0)),
@@ -72,26 +80,27 @@ def outcomes() -> list[Outcome]:
 
 def test_what_differs_fails_or_is_absent_has_no_times(outcomes: list[Outcome]) -> None:
     problems = [outcome.problem for outcome in outcomes]
-    assert problems[:2] == ["", ""]
-    assert problems[2].startswith("results differ: value by 0.1")
-    assert problems[3:] == ["not supported: NotImplementedError: no such thing", "not installed"]
-    assert [len(outcome.samples_s) for outcome in outcomes] == [3, 3, 0, 0, 0]
+    assert problems[:3] == ["", "", ""]
+    assert problems[3].startswith("results differ: value by 0.1")
+    assert problems[4:] == ["not supported: NotImplementedError: no such thing", "not installed"]
+    assert [len(outcome.samples_s) for outcome in outcomes] == [3, 3, 3, 0, 0, 0]
 
 
 def test_table_shows_every_system(outcomes: list[Outcome]) -> None:
     lines = format_group(outcomes).splitlines()
+    assert lines.pop(5).strip() == "warned: slow today"
     assert [line.split()[0] for line in lines[2:]] == [o.system for o in outcomes]
     assert lines[3].split()[-3].endswith("x")
-    assert "not installed" in lines[6]
+    assert "not installed" in lines[7]
 
 
 def test_markdown_has_a_column_per_system_that_is_there(outcomes: list[Outcome]) -> None:
     header, rule, row = (
         line.strip("|").split("|") for line in format_markdown(outcomes).splitlines()
     )
-    assert [cell.strip() for cell in header[1:5]] == ["tracegrad", "close", "wrong", "failing"]
+    assert [cell.strip() for cell in header[1:6]] == [o.system for o in outcomes[:5]]
     assert len(header) == len(rule) == len(row)
-    assert row[3].strip() == "results differ"
+    assert row[4].strip() == "results differ"
 
 
 def test_json_can_be_read_back(outcomes: list[Outcome]) -> None:
@@ -99,7 +108,8 @@ def test_json_can_be_read_back(outcomes: list[Outcome]) -> None:
     assert read["machine"]["cpus"] >= 1
     assert [row["problem"] for row in read["outcomes"]][:2] == [None, None]
     assert read["outcomes"][0]["samples_s"] == outcomes[0].samples_s
-    assert read["outcomes"][4]["median_s"] is None
+    assert read["outcomes"][2]["notes"] == ["slow today"]
+    assert read["outcomes"][5]["median_s"] is None
 
 
 def test_groups_keep_the_order() -> None:

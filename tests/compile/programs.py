@@ -575,3 +575,122 @@ def state_swapped(compile: Compile) -> World:
         return f(data(3, seed=turn))
 
     return World(call, [])
+
+
+@program
+def initialised_in_place(compile: Compile) -> World:
+    w = leaf(4, 3)
+    with tg.no_grad():
+        w.mul_(2).add_(1)
+
+    @compile
+    def f(x: tg.Tensor) -> tg.Tensor:
+        return (x @ w.t().t()[:, :2]).sum()
+
+    def call(turn: int) -> tg.Tensor:
+        y = f(data(2, 4, seed=turn))
+        y.backward()
+        return y
+
+    return World(call, [w])
+
+
+@program
+def in_place_on_results(compile: Compile) -> World:
+    w = leaf(3)
+
+    @compile
+    def f(x: tg.Tensor) -> tg.Tensor:
+        y = w * x
+        y.mul_(y).add_(1)
+        y[0] = x[1]
+        return y
+
+    def call(turn: int) -> tg.Tensor:
+        y = f(data(3, seed=turn))
+        y.sum().backward()
+        return y
+
+    return World(call, [w])
+
+
+@program
+def in_place_through_a_view(compile: Compile) -> World:
+    buffer = tg.zeros(4)
+
+    @compile
+    def f(x: tg.Tensor) -> tg.Tensor:
+        buffer[1:3].add_(x)
+        buffer[0] = buffer.sum()
+        return buffer * 2
+
+    return World(lambda turn: f(data(2, seed=turn)), [buffer])
+
+
+def module_step(compile: Compile, make_optimizer: Callable[[Any], Any], *layers: Any) -> World:
+    """A training step on a small classifier with modules and an optimizer."""
+    tg.manual_seed(0)
+    model = tg.nn.Sequential(tg.nn.Linear(6, 8), *layers, tg.nn.Linear(8, 3))
+    optimizer = make_optimizer(model.parameters())
+
+    @compile
+    def step(x: tg.Tensor, y: tg.Tensor) -> tg.Tensor:
+        optimizer.zero_grad()
+        loss = tg.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def call(turn: int) -> tg.Tensor:
+        tg.manual_seed(turn)
+        if turn == 6:
+            optimizer.param_groups[0]["lr"] *= 0.5
+        return step(data(5, 6, seed=turn), tg.tensor([0, 1, 2, turn % 3, 0]))
+
+    return World(call, [*model.parameters(), *model.buffers()])
+
+
+@program
+def sgd(compile: Compile) -> World:
+    return module_step(compile, lambda p: tg.optim.SGD(p, lr=0.1), tg.nn.ReLU())
+
+
+@program
+def sgd_with_momentum(compile: Compile) -> World:
+    return module_step(
+        compile, lambda p: tg.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True), tg.nn.Tanh()
+    )
+
+
+@program
+def adam(compile: Compile) -> World:
+    return module_step(compile, lambda p: tg.optim.Adam(p, lr=0.01), tg.nn.GELU())
+
+
+@program
+def dropout_and_norm(compile: Compile) -> World:
+    return module_step(
+        compile, lambda p: tg.optim.SGD(p, lr=0.1), tg.nn.LayerNorm(8), tg.nn.Dropout(0.5), tg.nn.ReLU()
+    )
+
+
+@program
+def batch_norm(compile: Compile) -> World:
+    return module_step(compile, lambda p: tg.optim.SGD(p, lr=0.1), tg.nn.BatchNorm1d(8), tg.nn.ReLU())
+
+
+@program
+def train_and_eval(compile: Compile) -> World:
+    tg.manual_seed(0)
+    model = tg.nn.Sequential(tg.nn.Linear(3, 4), tg.nn.Dropout(0.5), tg.nn.Linear(4, 1))
+
+    @compile
+    def f(model: Any, x: tg.Tensor) -> tg.Tensor:
+        return model(x)
+
+    def call(turn: int) -> tg.Tensor:
+        tg.manual_seed(turn)
+        model.train(turn % 4 < 2)
+        return f(model, data(2, 3, seed=turn))
+
+    return World(call, list(model.parameters()))

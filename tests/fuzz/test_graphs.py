@@ -29,7 +29,7 @@ from tracegrad.ir import (
     verify,
 )
 from tracegrad.ir.passes import partition
-from tracegrad.ir.types import float64
+from tracegrad.ir.types import bool_, float64, int32, int64, uint8
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -81,6 +81,21 @@ def test_ways_agree(way: str) -> None:
             rtol = {"f64": 1e-9, "f32": 2e-3}.get(node.dtype.name, 0)
             scale = float(np.max(np.abs(c), initial=0))
             np.testing.assert_allclose(a, c, rtol=rtol, atol=rtol * scale, err_msg=str(graph))
+
+    check()
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS_OF_RUNNING if way != "interpreted"])
+def test_ways_agree_exactly(way: str) -> None:
+    """Integers and bools, with every op that takes them."""
+
+    @examples(40)
+    @given(graphs(dtypes=(int64, int32, uint8, bool_)), SEEDS)
+    def check(graph: Graph, seed: int) -> None:
+        arrays = arrays_for(graph, seed)
+        with_way = WAYS_OF_RUNNING[way](graph, arrays)
+        for a, c in zip(with_way, evaluate(graph, arrays), strict=True):
+            assert_same(a, c, str(graph))
 
     check()
 

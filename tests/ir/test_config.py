@@ -84,7 +84,10 @@ def test_override_ends_with_an_error() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"verfy": True}, "there is no option 'verfy'; there are anomaly, check_leaks"),
+        (
+            {"verfy": True},
+            "there is no option 'verfy'; there are disable_jit, dump_to, log, verify",
+        ),
         ({"verify": 2}, "verify=2: expected 0 or 1"),
         ({"verify": None}, "verify=None: expected 0 or 1"),
         ({"log": 3}, "log=3: expected names separated by commas"),
