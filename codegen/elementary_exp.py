@@ -140,10 +140,10 @@ def _expm1_times(x: Floats, factor: float) -> Floats:
     rest = square.fma(polynomial(r, EXPM1_F32 if x.is_f32 else EXPM1_F64, square), error)
     power = (biased << x.mantissa_bits).as_floats()
     known = power - factor
-    sum_ = r.fma(power, known)
+    most = r.fma(power, known)
     if x.is_f32:
-        return rest.fma(power, sum_)
-    return sum_ + rest.fma(power, r.fma(power, known - sum_))
+        return rest.fma(power, most)
+    return most + rest.fma(power, r.fma(power, known - most))
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -412,10 +412,7 @@ def _with_log_limits(x: Floats, result: Floats) -> Floats:
 def pow_(x: Floats, y: Floats) -> Floats:
     """``x ** y`` with the special cases of C's ``pow`` (IEEE 754-2019, 9.2.1)."""
     magnitude = x.abs()
-    if x.is_f32:
-        power = _pow_through_double(magnitude.widen(), y.widen()).narrow()
-    else:
-        power = _pow_of_positive(magnitude, y)
+    power = _pow_of_floats(magnitude, y) if x.is_f32 else _pow_of_doubles(magnitude, y)
     half = y * 0.5
     whole = y.rint().equals(y)
     odd = whole & ~half.rint().equals(half)
@@ -425,8 +422,9 @@ def pow_(x: Floats, y: Floats) -> Floats:
     return where(x.equals(1.0) | y.equals(0.0), x.const(1.0), power)
 
 
-def _pow_through_double(x: Floats, y: Floats) -> Floats:
-    """``x ** y`` to about 30 bits, of operands that come from `float`."""
+def _pow_of_floats(x: Floats, y: Floats) -> Floats:
+    """``x ** y`` for positive `x`, through `double`: its logarithm to some 36 bits."""
+    x, y = x.widen(), y.widen()
     e, m = _split_exponent(x, subnormals=False)
     f = m - 1.0
     s = f / (f + 2.0)
@@ -438,11 +436,11 @@ def _pow_through_double(x: Floats, y: Floats) -> Floats:
     k, biased = nearest_integer(scaled, 1.0, x.exponent_bias)
     r = scaled - k
     power = (biased << x.mantissa_bits).as_floats()
-    return (r * polynomial(r, _EXP2_SHORT)).fma(power, power)
+    return (r * polynomial(r, _EXP2_SHORT)).fma(power, power).narrow()
 
 
-def _pow_of_positive(x: Floats, y: Floats) -> Floats:
-    """``x ** y`` of `double`: the logarithm to some 65 bits, as an unevaluated sum of two numbers."""
+def _pow_of_doubles(x: Floats, y: Floats) -> Floats:
+    """``x ** y`` for positive `x`: its logarithm to some 65 bits, as a sum of two numbers."""
     e, m = _split_exponent(x)
     f = m - 1.0
     # s = f / (2 + f) and its square and cube; the first terms of log(1 + f) = 2 s + 2/3 s**3 + ...

@@ -319,15 +319,24 @@ def _target_machine(target: Host, optimize: int) -> llvm.TargetMachine:
         # LLVM tunes some AVX-512 CPUs for 256 bits, from the days when 512 cost clock rate.
         features += ",-prefer-256-bit"
     return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=features, opt=max(optimize, 2), codemodel=_code_model(), jit=True
+        cpu=target.cpu,
+        features=features,
+        opt=max(optimize, 2),
+        reloc=_RELOCATION,
+        codemodel=_code_model(),
+        jit=True,
     )
 
 
 def _loading_machine() -> llvm.TargetMachine:
     # MCJIT takes possession of it. It generates no code, so it needs no features.
     return llvm.Target.from_triple(host().triple).create_target_machine(
-        opt=0, codemodel=_code_model(), jit=True
+        opt=0, reloc=_RELOCATION, codemodel=_code_model(), jit=True
     )
+
+
+# Code is loaded anywhere in memory: the default, static relocation, cannot index a table of constants there.
+_RELOCATION = "pic"
 
 
 def _is_linux_on_x86() -> bool:

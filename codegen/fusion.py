@@ -32,6 +32,9 @@ _BODY_LIMIT = 400
 # additions.
 _RECOMPUTED_COST = 8
 
+# The cost of a chain of nodes that is not moved from one kernel into a later one.
+_LONG_CHAIN = 200
+
 _COSTS = {
     "div": 5, "sqrt": 5, "rsqrt": 10, "floor_div": 20, "remainder": 20, "fmod": 20,
     "gather": 4, "take": 4, "power": 4, "random_bits": 12,
@@ -360,12 +363,13 @@ class Analysis:
             if kind == INDEXED:
                 same, other = max(same, level + 1), max(other, level + 1)
         if kind not in (MOVEMENT, ALIAS):
-            cost += _own_cost(node)
             key = (space, same)
             while counts.get(key, 0) >= _BODY_LIMIT:
                 key = (space, key[1] + 1)
+                cost = 0
             counts[key] = counts.get(key, 0) + 1
             same = key[1]
+            cost += _own_cost(node)
         self._cost[node] = min(cost, 10_000)
         self.same[node], self.other[node] = same, max(same, other)
         if node in self.stored:
@@ -466,10 +470,11 @@ class Analysis:
                 if not own:
                     continue
                 times = len(own) + max(0, moves.get(node, 0) - 1)
-                if (
-                    kind in (POINTWISE, GENERATED, INDEXED)
-                    and times > 1
-                    and self._cost[node] * (times - 1) > _RECOMPUTED_COST
+                # Where a chain goes on at a higher level only, it would move there as a whole.
+                late = all(level > self.same[node] for _, level in own)
+                if kind in (POINTWISE, GENERATED, INDEXED) and (
+                    self._cost[node] * (times - 1) > _RECOMPUTED_COST
+                    or (late and self._cost[node] > _LONG_CHAIN)
                 ):
                     self.stored.add(node)
                     added = True

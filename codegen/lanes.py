@@ -84,9 +84,6 @@ class Floats:
     def __mul__(self, other: Floats | float) -> Floats:
         return Floats(self.b, self.b.fmul(self.value, self._operand(other)))
 
-    def __rmul__(self, other: float) -> Floats:
-        return self.const(other) * self
-
     def __truediv__(self, other: Floats | float) -> Floats:
         return Floats(self.b, self.b.fdiv(self.value, self._operand(other)))
 
@@ -105,9 +102,6 @@ class Floats:
 
     def sqrt(self) -> Floats:
         return self._call("llvm.sqrt")
-
-    def floor(self) -> Floats:
-        return self._call("llvm.floor")
 
     def rint(self) -> Floats:
         """The nearest integer, ties to even."""
@@ -250,9 +244,6 @@ class Mask:
 
     def __or__(self, other: Mask) -> Mask:
         return Mask(self.b, self.b.or_(self.value, other.value))
-
-    def __xor__(self, other: Mask) -> Mask:
-        return Mask(self.b, self.b.xor(self.value, other.value))
 
     def __invert__(self) -> Mask:
         return Mask(self.b, self.b.xor(self.value, _splat(I1, 1, lanes_of(self.value.type))))

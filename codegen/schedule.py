@@ -240,8 +240,9 @@ class _Assembly:
             level = a.level.get(node, -1) + 1
             self.leveled.append((level, DecisionKernel(node, buffer, True, GUARD_FAILED)))
         kernels = _with_epilogues(self._ordered())
-        for buffer, target in self._not_in_place(kernels):
-            kernels.append(_copy(buffer, target))
+        remaining = self._not_in_place(kernels)
+        kernels = [kernel for kernel in kernels if not _does_nothing(kernel)]
+        kernels += [_copy(buffer, target) for buffer, target in remaining]
         return Schedule(a.program, kernels, self.inputs, self.results, list(a.reasons.items()))
 
     def _check(self, node: Node) -> None:
@@ -484,6 +485,23 @@ def _may_follow(kernel: LoopKernel, product: MatmulKernel) -> bool:
         for instruction in kernel.instructions
         if isinstance(instruction, Load) and instruction.buffer is product.product
     )
+
+
+def _does_nothing(kernel: Kernel) -> bool:
+    """Whether a kernel only stores elements where they are already, once updates are in place."""
+    if not isinstance(kernel, LoopKernel):
+        return False
+    for sink in kernel.sinks():
+        source = kernel.instructions[sink.value]
+        same = (
+            isinstance(sink, Store)
+            and isinstance(source, Load)
+            and source.buffer.real is sink.buffer.real
+            and (source.offset, source.dynamic) == (sink.offset, sink.dynamic)
+        )
+        if not same:
+            return False
+    return True
 
 
 def _copy(buffer: Buffer, target: Buffer) -> LoopKernel:

@@ -310,25 +310,28 @@ def check_in_place(x: Tensor, *, part: bool = False) -> None:
     if x._base is not None and x._counter.value != x._view_version:
         refresh_view(x)
     if state.grad and x._requires_grad:
-        if x._grad_fn is None:
+        base = x._base
+        if x._grad_fn is None or (base is not None and base._grad_fn is None and base._requires_grad):
+            which = "a view of a leaf" if part or base is not None else "a leaf"
             raise RuntimeError(
-                f"a {'view of a ' if part else ''}leaf Variable that requires grad is being used in an in-place operation.\n"
+                f"{which} Variable that requires grad is being used in an in-place operation.\n"
                 "Update it inside `with tracegrad.no_grad():`, or work on a copy: `y = x.clone()`."
             )
-    base = x._base
-    if state.grad and base is not None and base._requires_grad:
-        if base._grad_fn is None and x._requires_grad:
-            raise RuntimeError(
-                "a view of a leaf Variable that requires grad is being used in an in-place operation.\n"
-                "Update it inside `with tracegrad.no_grad():`, or work on a copy: `y = x.clone()`."
-            )
-        if x._view is None:
-            raise RuntimeError(_NO_GRAD_VIEW)
+    if state.grad and x._base is not None and x._base._requires_grad:
+        check_rebase(x)
     if not x._data.flags.writeable:
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a single "
             "memory location. Please clone() the tensor before performing the operation."
         )
+
+
+def check_rebase(view: Tensor) -> None:
+    """Raise torch's error if a tensor is a view whose base cannot be given a new history."""
+    while view._base is not None:
+        if view._view is None:
+            raise RuntimeError(_NO_GRAD_VIEW)
+        view = view._view[0]
 
 
 def store(x: Tensor, value: Tensor) -> Tensor:
@@ -347,7 +350,9 @@ def store(x: Tensor, value: Tensor) -> Tensor:
         value = apply(cast, (value,), {"dtype": own})
         data = value._data
     if state.grad and (x._requires_grad or value._requires_grad) and value._grad_fn is None:
-        value = _overwritten(x, value)
+        value = overwritten(x, value)
+    if state.grad and value._requires_grad:
+        check_rebase(x)
     target[...] = data
     set_history(x, value)
     return x
@@ -370,13 +375,13 @@ def set_history(x: Tensor, value: Tensor) -> None:
         state.trace.store(x, value)
 
 
-def _overwritten(x: Tensor, value: Tensor) -> Tensor:
-    """`value`, which no operation made, with a history in which it replaces `x`: gradients to `x` are zero."""
+def overwritten(x: Tensor, value: Tensor) -> Tensor:
+    """`value` with a history in which it replaces `x`: gradients to `x` are zero, to `value` they are handed on."""
     out = new_tensor(value._data)
     shape = value._data.shape
     attrs = {"start": (0,) * len(shape), "sizes": shape, "stride": (1,) * len(shape)}
     record(_slice_update, (x, value), attrs, out)
-    present(out._grad_fn, "CopyBackwards", ((_edge_of(x), x._output_nr), (_edge_of(value), 0)))
+    present(out._grad_fn, "CopyBackwards", ((_edge_of(x), x._output_nr), (_edge_of(value), value._output_nr)))
     trace = state.trace
     if trace is not None and trace.failure is None:
         trace.alias(out, value)

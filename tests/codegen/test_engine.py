@@ -289,3 +289,21 @@ def test_child_compiles_after_a_fork_in_mid_compilation() -> None:
         check=True,
         timeout=120,
     )
+
+
+TABLE = """
+@table = internal constant [4 x i64] [i64 10, i64 20, i64 30, i64 40]
+
+define i64 @pick(i64 %i) {
+  %p = getelementptr inbounds [4 x i64], ptr @table, i64 0, i64 %i
+  %x = load i64, ptr %p
+  ret i64 %x
+}
+"""
+
+
+def test_constants_can_be_indexed() -> None:
+    """Absolute addresses of 32 bits do not reach where code is loaded."""
+    native = compile_module(TABLE)
+    pick = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(native.address("pick"))
+    assert [pick(i) for i in range(4)] == [10, 20, 30, 40]

@@ -82,6 +82,7 @@ NEVER_NATIVE = {
     "printing",
     "from_numpy_inside",
     "returns_argument_and_view",
+    "in_place_through_a_view",
 }
 """Programs that a trace cannot describe; they run eagerly and say so."""
 

@@ -43,7 +43,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         raise RuntimeError(
             f"both arguments to linear need to be at least 1D, but they are {ndim}D and {weight.dim()}D"
         )
-    if input.dtype is not weight.dtype:
+    if bias is not None and input.dtype is not weight.dtype:
         names = [x.type()[6:-6] for x in (input, weight)]
         raise RuntimeError(
             f"mat1 and mat2 must have the same dtype, but got {names[0]} and {names[1]}"

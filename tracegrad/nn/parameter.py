@@ -46,7 +46,7 @@ class Parameter(Tensor):
         out.requires_grad_(requires_grad)
         return out  # type: ignore[return-value]
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         self._escapes("print")
         return formatting.format_parameter(
             self._data, requires_grad=self._requires_grad, default_float=default_float().np

@@ -18,7 +18,7 @@ from tracegrad.ir.op import registered
 from tracegrad.ir.types import bool_, int64
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import as_tensor_operand, canonical_dim, is_number, to_dtype
-from tracegrad.ops.shaping import expand, permute, reshape
+from tracegrad.ops.shaping import at_position, expand, permute, reshape
 from tracegrad.tensor import Tensor, make_tensor
 
 _slice = registered("slice")
@@ -155,9 +155,30 @@ def parse_index(x: Tensor, key: Any) -> Index:
 
 def getitem(input: Tensor, key: Any) -> Tensor:
     """``input[key]``: a view for integers, slices, None and ellipsis; a copy for index tensors and masks."""
+    if key.__class__ is int and input._data.ndim:
+        extent = input._data.shape[0]
+        if not -extent <= key < extent:
+            raise IndexError(f"index {key} is out of bounds for dimension 0 with size {extent}")
+        return at_position(input, 0, key)
     index = parse_index(input, key)
     part = _basic(input, index)
-    return _gather_advanced(part, index) if index.advanced else part
+    if index.advanced:
+        return _gather_advanced(part, index)
+    return shown_as(part, _name_of(key), input) if part._requires_grad else part
+
+
+def _name_of(key: Any) -> str:
+    """What torch calls the record of a basic index: by its last part, for it makes one record per part."""
+    items = key if isinstance(key, tuple) else (key,)
+    for item in reversed(items):
+        if isinstance(item, slice):
+            if item != slice(None) or len(items) == 1:
+                return "SliceBackward0"
+        elif item is None:
+            return "UnsqueezeBackward0"
+        elif item is not Ellipsis:
+            return "SelectBackward0"
+    return "AliasBackward0"
 
 
 def _basic(x: Tensor, index: Index) -> Tensor:
@@ -165,7 +186,7 @@ def _basic(x: Tensor, index: Index) -> Tensor:
     if index.limit != x._data.shape or any(index.start) or any(s != 1 for s in index.stride):
         attrs = {"start": index.start, "limit": index.limit, "stride": index.stride}
         part = apply_view(_slice, x, attrs)
-    if part._data.shape != index.shape or part is x:
+    if part._data.shape != index.shape or (part is x and not index.advanced):
         part = apply_view(_reshape, part, {"shape": index.shape})
     if index.flips:
         part = apply(_flip, (part,), {"axes": index.flips})

@@ -271,10 +271,19 @@ def select(input: Tensor, dim: int, index: int) -> Tensor:
             f"select(): index {position} out of range for tensor of size {list(input.shape)} at "
             f"dimension {axis}"
         )
-    position %= extent
-    part = slice_along(input, axis, position, position + 1)
-    shape = tuple(n for i, n in enumerate(part._data.shape) if i != axis)
-    return shown_as(apply_view(_reshape, part, {"shape": shape}), "SelectBackward0", input)
+    return at_position(input, axis, position)
+
+
+def at_position(input: Tensor, axis: int, position: int) -> Tensor:
+    """`select` with arguments that are known to be right. Hot: `x[i]` ends here."""
+    shape = input._data.shape
+    before, after = shape[:axis], shape[axis + 1 :]
+    position %= shape[axis]
+    start = (0,) * axis + (position,) + (0,) * len(after)
+    attrs = {"start": start, "limit": (*before, position + 1, *after), "stride": (1,) * len(shape)}
+    part = apply_view(_slice, input, attrs)
+    part = apply_view(_reshape, part, {"shape": before + after})
+    return shown_as(part, "SelectBackward0", input) if part._requires_grad else part
 
 
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
