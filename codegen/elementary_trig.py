@@ -105,8 +105,11 @@ def _tan_of_parts(x: Floats, quarters: Ints, r: Floats, tail: Floats | None) -> 
     square = r * r
     if x.is_f32:
         series = polynomial(square, _TAN_F32, square * square)
-        tangent = r + (r * square).fma(series, square.fma(tail, tail))
-        result = where(odd, 1.0 / tangent, tangent)
+        tangent, low = fast_two_sum(r, (r * square).fma(series, square.fma(tail, tail)))
+        # The cotangent makes up for what rounding the tangent took.
+        cotangent = 1.0 / tangent
+        cotangent = (cotangent * cotangent).fma(-low, cotangent)
+        result = where(odd, cotangent, tangent)
     else:
         # The quotient of sine and cosine, both with their rounding errors.
         sine_parts, cosine_parts = _sine_and_cosine_parts(r, tail)

@@ -127,7 +127,9 @@ class _Assembly:
 
     def _make_updates(self) -> None:
         graph = self.a.program.graph
-        for output, number in self.a.program.updates.items():
+        # Of several updates of one input the last counts.
+        last = {number: output for output, number in self.a.program.updates.items()}
+        for number, output in last.items():
             node = graph.outputs[output]
             target = self.inputs[number]
             if node is graph.inputs[number] or not node.type.size:

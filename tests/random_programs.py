@@ -35,10 +35,9 @@ class _Grower:
         return self.builder.emit(registered(name), operands, attrs)
 
     def input(self, shape: Shape, dtype: DType, low: int = -4, high: int = 5) -> Node:
-        if dtype.is_floating:
-            array = self.numpy.uniform(-1, 1, shape)
-        else:
-            array = self.numpy.integers(low, high, shape)
+        floats = dtype.is_floating
+        draw = self.numpy.uniform if floats else self.numpy.integers
+        array = draw(-1, 1, shape) if floats else draw(low, high, shape)
         self.arrays.append(np.asarray(array, dtype.np))
         return self.builder.input(TensorType(dtype, shape))
 

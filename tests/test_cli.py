@@ -309,35 +309,35 @@ def test_arguments_too_large() -> None:
 # What can be wrong: the exit code, and one line that says what would be right.
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "message"),
-    [
-        (
-            ["missing"], 2,
-            "demo.py has no 'missing'; its functions are energy, decorated, step, two_names, "
-            "wrong_shapes, raises, leaves, escapes, Scaled.cube",
-        ),
-        (["Scaled.missing"], 2, "demo.py has no 'Scaled.missing'; its functions are energy"),
-        (["constant"], 2, "'constant' in demo.py is of type int, no function; its functions are"),
-        (["Scaled"], 2, "'Scaled' in demo.py is a class, no function; its functions are"),
-        (["1x"], 2, "expected FILE.py:FUNCTION, such as model.py:loss, but got"),
-        (["energy"], 2, "energy(x) does not take these 0 arguments: missing a required argument: 'x'"),
-        (["energy", "--args", "f32[1], 3"], 2, "too many positional arguments"),
-        (["two_names", "--args", "f32[2], size=3"], 2, "missing a required argument: 'index'"),
-        (["energy", "--args", "f33[2]"], 2, "cannot read 'f33[2]' in --args: expected types such as"),
-        (["energy", "--stage", "graph"], 2, "(choose from"),
-        (["energy", "--format", "svg"], 2, "(choose from"),
-        (["energy", "--frobnicate"], 2, "unrecognized arguments: --frobnicate"),
-        (["wrong_shapes", "--args", "f32[4]"], 1,
-         f"wrong_shapes failed: {line_of('return x + tg.zeros')}, in wrong_shapes: RuntimeError: "
-         "The size of tensor a (4) must match the size of tensor b (3)"),
-        (["raises", "--args", "1"], 1,
-         f"raises failed: {line_of('raise Val')}, in raises: ValueError: first line second line"),
-        (["leaves", "--args", "1"], 1,
-         f"leaves failed: {line_of('sys.exit')}, in leaves: SystemExit: 3"),
-        (["escapes", "--args", "f32[3]"], 1, "escapes cannot be compiled: "),
-    ],
-)  # fmt: skip
+WRONG_REQUESTS: list[tuple[list[str], int, str]] = [
+    (
+        ["missing"], 2,
+        "demo.py has no 'missing'; its functions are energy, decorated, step, two_names, "
+        "wrong_shapes, raises, leaves, escapes, Scaled.cube",
+    ),
+    (["Scaled.missing"], 2, "demo.py has no 'Scaled.missing'; its functions are energy"),
+    (["constant"], 2, "'constant' in demo.py is of type int, no function; its functions are"),
+    (["Scaled"], 2, "'Scaled' in demo.py is a class, no function; its functions are"),
+    (["1x"], 2, "expected FILE.py:FUNCTION, such as model.py:loss, but got"),
+    (["energy"], 2, "energy(x) does not take these 0 arguments: missing a required argument: 'x'"),
+    (["energy", "--args", "f32[1], 3"], 2, "too many positional arguments"),
+    (["two_names", "--args", "f32[2], size=3"], 2, "argument: 'index'; give their types"),
+    (["energy", "--args", "f33[2]"], 2, "cannot read 'f33[2]' in --args: expected types such as"),
+    (["energy", "--stage", "graph"], 2, "(choose from"),
+    (["energy", "--format", "svg"], 2, "(choose from"),
+    (["energy", "--frobnicate"], 2, "unrecognized arguments: --frobnicate"),
+    (["wrong_shapes", "--args", "f32[4]"], 1,
+     f"wrong_shapes failed: {line_of('return x + tg.zeros')}, in wrong_shapes: RuntimeError: "
+     "The size of tensor a (4) must match the size of tensor b (3)"),
+    (["raises", "--args", "1"], 1,
+     f"raises failed: {line_of('raise Val')}, in raises: ValueError: first line second line"),
+    (["leaves", "--args", "1"], 1,
+     f"leaves failed: {line_of('sys.exit')}, in leaves: SystemExit: 3"),
+    (["escapes", "--args", "f32[3]"], 1, "escapes cannot be compiled: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "code", "message"), WRONG_REQUESTS)
 def test_wrong_requests(run: Run, options: list[str], code: int, message: str) -> None:
     status, out, err = run(*options)
     assert (status, out) == (code, "")

@@ -34,9 +34,10 @@ def test_example_prints_what_is_shown(tmp_path: Path, update_golden: bool) -> No
     if update_golden:
         text = README.read_text(encoding="utf-8")
         before, marker, after = text.partition("<!-- example: output -->\n```text\n")
-        README.write_text(before + marker + done.stdout + after[len(shown) :], encoding="utf-8")
+        printed = done.stdout.rstrip() + "\n"
+        README.write_text(before + marker + printed + after[len(shown) :], encoding="utf-8")
         return
-    assert done.stdout == shown
+    assert done.stdout.rstrip() == shown.rstrip()
 
 
 def test_commands() -> None:
@@ -72,3 +73,10 @@ def test_dump_command(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "adjoint of matmul" in done.stdout
+
+
+def test_every_example_is_listed() -> None:
+    listed = re.findall(
+        r"\]\(([\w.]+)\)", (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    )
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))

@@ -298,7 +298,7 @@ _NO_GRAD_VIEW = (
 
 
 def _any_requires_grad(operands: Sequence[Any]) -> bool:
-    return any(isinstance(x, Tensor) and x._requires_grad for x in operands)
+    return any(isinstance(x, Tensor) and x.requires_grad for x in operands)
 
 
 def check_in_place(x: Tensor, *, part: bool = False) -> None:
@@ -377,6 +377,7 @@ def set_history(x: Tensor, value: Tensor) -> None:
 
 def overwritten(x: Tensor, value: Tensor) -> Tensor:
     """`value` with a history in which it replaces `x`: gradients to `x` are zero, to `value` they are handed on."""
+    value._renew()
     out = new_tensor(value._data)
     shape = value._data.shape
     attrs = {"start": (0,) * len(shape), "sizes": shape, "stride": (1,) * len(shape)}

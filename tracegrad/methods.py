@@ -102,6 +102,16 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "xor": ew.bitwise_xor,
     "matmul": linalg.matmul,
 }
+# What ``2 - x`` and the like become: torch's own choices, down to rounding.
+REFLECTED: dict[str, Callable[..., Any]] = {
+    "add": ew.add,
+    "mul": ew.mul,
+    "and": ew.bitwise_and,
+    "or": ew.bitwise_or,
+    "xor": ew.bitwise_xor,
+    "sub": ew.rsub,
+    "truediv": lambda x, other: ew.mul(ew.reciprocal(x), other),
+}
 
 _PLAIN = {name: registered(op) for name, op in (("add", "add"), ("sub", "sub"), ("mul", "mul"), ("truediv", "div"))}
 COMPARISONS = {"lt": ew.lt, "le": ew.le, "gt": ew.gt, "ge": ew.ge, "eq": ew.eq, "ne": ew.ne}
@@ -195,7 +205,8 @@ def attach() -> None:
         setattr(Tensor, name + "_", ew.in_place(getattr(Tensor, name)))
     for name, function in OPERATORS.items():
         setattr(Tensor, f"__{name}__", _operator(function, _PLAIN.get(name)))
-        setattr(Tensor, f"__r{name}__", _reflected(function))
+        reflected = REFLECTED.get(name)
+        setattr(Tensor, f"__r{name}__", _operator(reflected) if reflected else _reflected(function))
     for name, function in COMPARISONS.items():
         setattr(Tensor, f"__{name}__", _operator(function, _PLAIN.get(name)))
     in_place = {

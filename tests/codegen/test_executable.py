@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from random_programs import random_program
 from tracegrad.codegen import compile_program
+from tracegrad.codegen.engine import host
 from tracegrad.codegen.kernel import PythonStep
 from tracegrad.ir import GraphBuilder, Node, Program, TensorType, all_ops, registered
 from tracegrad.ir.graph import current_builder
@@ -97,8 +99,19 @@ def test_large_random_programs_agree(seed: int) -> None:
     assert_same(*random_program(2000 + seed, 150, int64), 0.0)
 
 
+@pytest.mark.parametrize("vector_bytes", [16, 64])
+def test_other_vector_widths(vector_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = dataclasses.replace(host(), vector_bytes=vector_bytes, features="")
+    monkeypatch.setattr("tracegrad.codegen.executable.host", lambda: other)
+    for seed in range(12):
+        assert_same(*random_program(3000 + seed, 20, int64), 0.0)
+        assert_same(*random_program(3000 + seed, 20, float64), 1e-9)
+
+
 @pytest.mark.parametrize("dtype", [float32, float64], ids=str)
-@pytest.mark.parametrize("shape", [(1,), (31,), (1025,), (100_003,), (300, 777), (5000, 3)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1,), (31,), (1025,), (100_003,), (300, 777), (5000, 3)], ids=str
+)
 def test_sums_are_as_precise_as_pairwise_summation(
     dtype: DType, shape: tuple[int, ...], rng: np.random.Generator
 ) -> None:
@@ -219,6 +232,25 @@ def test_an_update_does_not_overtake_readers() -> None:
     np.testing.assert_array_equal(found[0], np.cumsum(np.arange(9.0)))
 
 
+def test_of_several_updates_of_one_input_the_last_counts() -> None:
+    @program(vector(5), updates={0: 0, 1: 0})
+    def twice(x: Node) -> Sequence[Node]:
+        return [x + 1.0, x + 2.0]
+
+    assert_same(twice, [np.arange(5.0)], 0.0)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_guards_on_constants_and_inputs(value: bool) -> None:
+    @program(vector(5), TensorType(bool_, ()), guards=[1, 2])
+    def guarded(x: Node, flag: Node) -> Sequence[Node]:
+        return [x + 1.0, number(value, bool_), flag]
+
+    executable = compile_program(guarded)
+    assert (executable.run([np.ones(5), np.array(True)]) is not None) == value
+    assert executable.run([np.ones(5), np.array(False)]) is None
+
+
 def test_results_are_fresh_and_distinct() -> None:
     @program(vector(4))
     def views(x: Node) -> Sequence[Node]:
@@ -298,7 +330,13 @@ def test_inputs_of_any_layout() -> None:
     raw = np.zeros(12 * 8 + 1, np.uint8)
     unaligned = raw[1:].view(np.float64).reshape(4, 3)
     wide = np.zeros((4, 6))
-    layouts = [np.asfortranarray(plain), wide[:, ::2], unaligned, plain.astype(">f8"), wide[:, ::-2]]
+    layouts = [
+        np.asfortranarray(plain),
+        wide[:, ::2],
+        unaligned,
+        plain.astype(">f8"),
+        wide[:, ::-2],
+    ]
     for x in layouts:
         x[...] = plain
         y = np.broadcast_to(np.array([1.0, 2.0, 3.0]), (4, 3))

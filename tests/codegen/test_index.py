@@ -23,7 +23,9 @@ position = st.tuples(small, small, small)
 
 
 @given(affine, affine, small, position)
-def test_arithmetic_is_that_of_the_values(x: Affine, y: Affine, n: int, at: tuple[int, ...]) -> None:
+def test_arithmetic_is_that_of_the_values(
+    x: Affine, y: Affine, n: int, at: tuple[int, ...]
+) -> None:
     assert (x + y).at(at) == x.at(at) + y.at(at)
     assert (x - y).at(at) == x.at(at) - y.at(at)
     assert (x * n).at(at) == x.at(at) * n

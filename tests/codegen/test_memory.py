@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from random_programs import random_program
@@ -86,7 +87,7 @@ def test_plans_of_programs(seed: int) -> None:
 def test_memory_is_used_again() -> None:
     buffers = [Buffer(f"t{n}", TensorType(float32, (4096,)), "temporary") for n in range(50)]
     kernels: list[Kernel] = [_FakeKernel([], [buffers[0]])]
-    for before, after in zip(buffers, buffers[1:], strict=False):
+    for before, after in pairwise(buffers):
         kernels.append(_FakeKernel([before], [after]))
     plan = plan_memory(kernels, shared=False)
     assert plan.arena_bytes == 2 * 4096 * 4

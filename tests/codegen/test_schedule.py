@@ -31,7 +31,10 @@ def op(name: str, *operands: Node, **attrs: object) -> Node:
 
 
 def scheduled(
-    body: Body, *shapes: tuple[int, ...], dtype: DType = float64, updates: dict[int, int] | None = None
+    body: Body,
+    *shapes: tuple[int, ...],
+    dtype: DType = float64,
+    updates: dict[int, int] | None = None,
 ) -> Schedule:
     builder = GraphBuilder("test")
     with builder:
@@ -168,7 +171,8 @@ def _training_step() -> Schedule:
     builder = GraphBuilder("step")
     with builder:
         x, y, w, b = (
-            builder.input(TensorType(float32, shape)) for shape in ((16, 50), (16, 20), (20, 50), (20,))
+            builder.input(TensorType(float32, shape))
+            for shape in ((16, 50), (16, 20), (20, 50), (20,))
         )
         z = op("matmul", x, op("permute", w, dims=(1, 0))) + b
         error = op("where", op("gt", z, current_builder().const(0.0, float32)), z, z * 0.1) - y

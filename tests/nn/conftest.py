@@ -17,7 +17,9 @@ def torch() -> ModuleType:
     """torch itself; tests that ask for it are skipped where it is not installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
+        return pytest.importorskip(
+            "torch", reason="torch is not installed: nothing to compare with"
+        )
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.device import Device
-from tracegrad.dispatch import check_in_place, store
+from tracegrad.dispatch import check_in_place, overwritten, shown_as, store
 from tracegrad.grad_mode import state
 from tracegrad.ir.types import (
     DType,
@@ -91,6 +91,8 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     source = to_dtype(as_tensor_operand(src, self), self.dtype)
     if source._data.shape != self._data.shape:
         source = expand(source, self._data.shape)
+    if state.grad and (self._requires_grad or source.requires_grad):
+        source = shown_as(overwritten(self, source), "CopyBackwards", self, as_tensor_operand(src, self))
     return store(self, source)
 
 
@@ -104,12 +106,19 @@ def fill_(self: Tensor, value: Any) -> Tensor:
                 f"{value._data.ndim} dimensions."
             )
         return copy_(self, value)
-    return store(self, make_tensor(np.full(self._data.shape, value, self._data.dtype), value))
+    filled = make_tensor(np.full(self._data.shape, value, self._data.dtype), value)
+    if state.grad and self._requires_grad:
+        filled = shown_as(overwritten(self, filled), "FillBackward2", self)
+    return store(self, filled)
 
 
 def zero_(self: Tensor) -> Tensor:
     """Overwrite every element with zero."""
-    return fill_(self, 0)
+    check_in_place(self)
+    zeros = make_tensor(np.zeros(self._data.shape, self._data.dtype), 0)
+    if state.grad and self._requires_grad:
+        zeros = shown_as(overwritten(self, zeros), "ZeroBackward0", self)
+    return store(self, zeros)
 
 
 def detach_(self: Tensor) -> Tensor:

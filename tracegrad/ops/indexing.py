@@ -12,14 +12,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tracegrad.dispatch import apply, apply_view, check_in_place, composite, shown_as, store
+from tracegrad.dispatch import (
+    apply,
+    apply_view,
+    bump_version,
+    check_in_place,
+    check_rebase,
+    composite,
+    record,
+    set_history,
+    shown_as,
+    store,
+)
 from tracegrad.grad_mode import state
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import bool_, int64
 from tracegrad.ops import elementwise as ew
-from tracegrad.ops.arguments import as_tensor_operand, canonical_dim, is_number, to_dtype
+from tracegrad.ops.arguments import as_tensor_operand, canonical_dim, to_dtype
 from tracegrad.ops.shaping import at_position, expand, permute, reshape
-from tracegrad.tensor import Tensor, make_tensor
+from tracegrad.tensor import Tensor, make_tensor, new_tensor
 
 _slice = registered("slice")
 _reshape = registered("reshape")
@@ -163,7 +174,9 @@ def getitem(input: Tensor, key: Any) -> Tensor:
     index = parse_index(input, key)
     part = _basic(input, index)
     if index.advanced:
-        return _gather_advanced(part, index)
+        if part is not input and part._requires_grad:
+            shown_as(part, _name_of(key), input)
+        return shown_as(_gather_advanced(part, index), "IndexBackward0", part)
     return shown_as(part, _name_of(key), input) if part._requires_grad else part
 
 
@@ -174,9 +187,9 @@ def _name_of(key: Any) -> str:
         if isinstance(item, slice):
             if item != slice(None) or len(items) == 1:
                 return "SliceBackward0"
-        elif item is None:
+        elif item is None or isinstance(item, (bool, np.bool_)):
             return "UnsqueezeBackward0"
-        elif item is not Ellipsis:
+        elif item is not Ellipsis and not isinstance(item, (Tensor, np.ndarray, list, range)):
             return "SelectBackward0"
     return "AliasBackward0"
 
@@ -267,27 +280,66 @@ def _gather_advanced(part: Tensor, index: Index) -> Tensor:
 def setitem(input: Tensor, key: Any, value: Any) -> None:
     """``input[key] = value``, in place, with gradients to both.
 
+    Where nothing has to be recorded NumPy writes into the storage.
+
     Raises:
         RuntimeError: the value does not broadcast to the part, or `input` may not be changed in place.
     """
-    check_in_place(input)
+    source = to_dtype(as_tensor_operand(value, input), input.dtype)
+    recorded = state.grad and (input.requires_grad or source.requires_grad)
+    if state.trace is None and not recorded:
+        check_in_place(input)
+        _write(input, key, parse_index(input, key), source)
+        bump_version(input)
+        return
     if (
         isinstance(key, Tensor)
         and key.dtype is bool_
         and key._data.shape == input._data.shape
-        and (is_number(value) or (isinstance(value, Tensor) and value._data.size == 1))
+        and source._data.size == 1
     ):
         # A mask over everything with one value needs no positions.
-        fill = value if is_number(value) else reshape(value, ())
-        store(input, ew.where(key, as_tensor_operand(fill, input), input))
+        check_in_place(input)
+        filled = ew.where(key, reshape(source, ()), input)
+        store(input, shown_as(filled, "IndexPutBackward0", input, source))
         return
     index = parse_index(input, key)
-    source = as_tensor_operand(value, input)
-    source = to_dtype(source, input.dtype)
-    if not index.advanced:
-        store(input, _place(input, index, _fit(source, index.shape)))
+    check_in_place(input, part=not index.advanced)
+    if index.advanced:
+        store(input, shown_as(_with_elements(input, index, source), "IndexPutBackward0", input, source))
         return
-    part = _basic(input, index)
+    part = _fit(source, index.shape)
+    if state.trace is None:
+        check_rebase(input)
+        whole = new_tensor(input._data)
+        boxed = part if part._data.shape == index.sizes else reshape(part, index.sizes)
+        record(_update, (input, boxed), _box(index), whole)
+        _write(input, key, index, source)
+        set_history(input, shown_as(whole, "CopySlices", input, source))
+    else:
+        store(input, shown_as(_place(input, index, part), "CopySlices", input, source))
+
+
+def _write(x: Tensor, key: Any, index: Index, source: Tensor) -> None:
+    """Let NumPy assign a part. Repeated positions: the last one wins."""
+    items = key if isinstance(key, tuple) else (key,)
+    place = tuple([item._data if isinstance(item, Tensor) else item for item in items])
+    data = source._data
+    try:
+        x._data[place] = data
+    except IndexError as error:
+        raise IndexError(str(error).replace("for axis", "for dimension")) from None
+    except ValueError:
+        shape = x._data[place].shape
+        raise RuntimeError(
+            f"shape mismatch: value tensor of shape {list(source.shape)} cannot be broadcast to indexing result "
+            f"of shape {list(shape)}"
+        ) from None
+
+
+def _with_elements(x: Tensor, index: Index, source: Tensor) -> Tensor:
+    """`x` with the elements of an advanced index replaced."""
+    part = _basic(x, index)
     dims, linear, broadcast = _resolve(part, index)
     flat, place = _flattened(part, dims)
     rest = [n for d, n in enumerate(part._data.shape) if d not in dims]
@@ -296,8 +348,8 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         registered("index_copy"), (flat, _spread(linear, broadcast), _fit(source, target)), {"axis": place}
     )
     restored = _restore(updated, part, dims, place)
-    whole = part._data.shape == input._data.shape and index.shape == input._data.shape and not index.flips
-    store(input, restored if whole else _place(input, index, restored))
+    whole = part._data.shape == x._data.shape and index.shape == x._data.shape and not index.flips
+    return restored if whole else _place(x, index, restored)
 
 
 def _spread(linear: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -326,8 +378,11 @@ def _place(x: Tensor, index: Index, value: Tensor) -> Tensor:
     if index.flips:
         value = apply(_flip, (value,), {"axes": index.flips})
     boxed = value if value._data.shape == index.sizes else reshape(value, index.sizes)
-    attrs = {"start": index.start, "sizes": index.sizes, "stride": index.stride}
-    return apply(_update, (x, boxed), attrs)
+    return apply(_update, (x, boxed), _box(index))
+
+
+def _box(index: Index) -> dict[str, Any]:
+    return {"start": index.start, "sizes": index.sizes, "stride": index.stride}
 
 
 def _restore(flat: Tensor, part: Tensor, dims: list[int], place: int) -> Tensor:

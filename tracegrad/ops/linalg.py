@@ -172,7 +172,7 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """All products of elements of two vectors."""
     if input._data.ndim != 1 or vec2._data.ndim != 1:
         raise RuntimeError("outer: Expected 1-D argument")
-    return ew.mul(unsqueeze(input, 1), vec2)
+    return ew.mul(reshape(input, -1, 1) if input._data.size else unsqueeze(input, 1), vec2)
 
 
 ger = outer
