@@ -187,12 +187,16 @@ class _ProgramEmitter:
             if self.plan.arena_bytes:
                 arena = builder.alloca(ll.ArrayType(I8, self.plan.arena_bytes), name="arena")
                 arena.align = ALIGNMENT
+                for buffer, offset in self.plan.offsets.items():
+                    start = builder.gep(arena, [I64(offset)], inbounds=True, source_etype=I8)
+                    _touch(builder, start, buffer)
         else:
             arena = arguments.pop(0)
         for buffer in self.plan.separate:
             type_ = ll.ArrayType(memory_type(buffer.type.dtype), max(1, buffer.type.size))
             slot = builder.alloca(type_, name=buffer.name)
             slot.align = min(ALIGNMENT, 32)
+            _touch(builder, slot, buffer)
             known[buffer] = builder.bitcast(slot, POINTER)
         known.update(zip(self.external, arguments, strict=True))
 
@@ -273,6 +277,19 @@ def _memory_of(kernels: list[NativeKernel]) -> list[Buffer]:
         found.update(dict.fromkeys(kernel.writes()))
         found.update(dict.fromkeys(kernel.reads()))
     return [buffer for buffer in found if buffer.role != "constant"]
+
+
+def _touch(builder: ll.IRBuilder, start: ll.Value, buffer: Buffer) -> None:
+    """Store one element of a stack array, which costs nothing: it is removed as a dead store.
+
+    LLVM 22's SROA miscompiles arrays that are filled by vector stores of their parts, not in the order of
+    addresses, and read as one vector. It leaves arrays alone that a scalar store touches.
+    """
+    if buffer.type.size > 1:
+        type_ = memory_type(buffer.type.dtype)
+        first = builder.gep(start, [I64(0)], source_etype=type_)
+        first.type = POINTER  # llvmlite calls the address of a stack array a typed pointer.
+        builder.store(ll.Constant(type_, 0), first, align=buffer.type.dtype.itemsize)
 
 
 def _leave_unless(builder: ll.IRBuilder, good: ll.Value, status: ll.Value) -> None:

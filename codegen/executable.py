@@ -34,7 +34,7 @@ def compile_program(program: Program, *, optimize: int = 2) -> NativeExecutable:
 
     Args:
         program: any program; its graph need not be optimised.
-        optimize: LLVM's optimisation level, 0 to 3.
+        optimize: the level, 0 to 3, as for :func:`~tracegrad.codegen.engine.compile_object`.
 
     Raises:
         NativeCodeError: LLVM refused the code: a bug of the code generator.

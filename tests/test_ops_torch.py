@@ -372,3 +372,274 @@ def test_every_public_function_is_in_the_table() -> None:
     public = {name for table in tables for name in table}
     assert public - {c.name for c in CASES} == set()
     assert set(methods.IN_PLACE) - {c.name for c in IN_PLACE} == set()
+
+
+@pytest.mark.parametrize("c", CASES, ids=str)
+def test_results_share_memory_with_views_only(c: Case) -> None:
+    """A result whose memory is an operand's is known to be its view, or is the operand itself."""
+    call = prepare(tg, c, draw(c, "float64"))
+    tensors = [t for a in call.args for t in (a if isinstance(a, list) else [a]) if isinstance(t, tg.Tensor)]
+    for out in flat_outputs(tg, forms(c)[0][1](tg, call)):
+        for x in tensors:
+            if out is not x and np.shares_memory(out.numpy(), x.numpy()):
+                assert out._base is x
+
+
+# What users see of the graph.
+
+_ONE_EACH = "torch has one record with several outputs, tracegrad one record for each"
+_BATCHED = "torch flattens the batches, multiplies and restores them; tracegrad has one batched product"
+_NO_DERIVATIVE = "torch has none"
+RECORDS_THAT_DIFFER = {
+    "div(f2x3,0.7,rounding_mode='floor')": "torch shows a missing edge for the number",
+    "div(f2x3,0.7,rounding_mode='trunc')": "torch shows a missing edge for the number",
+    "div(f2x3,0.7,rounding_mode=None)": "torch calls it DivBackward2 if rounding_mode is given, even as None",
+    "floor_divide(f2x3,f3)": _NO_DERIVATIVE,
+    "floor_divide(f2x3,0.7)": _NO_DERIVATIVE,
+    "unbind(f2x3)": _ONE_EACH,
+    "unbind(f2x3x4,1)": _ONE_EACH,
+    "split(f2x3x4,2,2)": _ONE_EACH,
+    "split(f2x3x4,(1,2),1)": _ONE_EACH,
+    "chunk(f2x3x4,2,1)": _ONE_EACH,
+    "matmul(f2x3x4,f2x4x2)": _BATCHED,
+    "matmul(f2x3x4,f4)": _BATCHED,
+    "matmul(f3,f2x3x4)": _BATCHED,
+    "matmul(f5x1x2x3,f2x3x4)": _BATCHED,
+    "inner(f4,f4)": "torch permutes first",
+    "inner(f2x3,f5x3)": "torch permutes first",
+    "take_along_dim(f2x3,i2x3,1)": "torch expands first, also where nothing changes",
+}
+
+
+def shown(module: Any, value: Any, depth: int = 5) -> Any:
+    """The names of the records behind a tensor, nested as its graph is."""
+
+    def tree(record: Any, depth: int) -> Any:
+        if record is None or not depth:
+            return None
+        name = record.name().replace("torch::autograd::", "")
+        return (name, *((tree(r, depth - 1), n) for r, n in record.next_functions))
+
+    return tree(value.grad_fn, depth), value.output_nr
+
+
+@pytest.mark.parametrize("c", CASES, ids=str)
+def test_records(c: Case) -> None:
+    """``grad_fn``, ``next_functions`` and ``output_nr`` are torch's."""
+    arrays = draw(c, "float64")
+    run = forms(c)[0][1]
+    results = []
+    for module in (tg, torch):
+        outs = flat_outputs(module, run(module, prepare(module, c, arrays, True)))
+        results.append([shown(module, out) for out in outs if out.requires_grad])
+    same = results[0] == results[1]
+    assert same == (str(c) not in RECORDS_THAT_DIFFER), results
+
+
+EXPRESSIONS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "2 * b + 1": lambda m, x, w: (2 * x.sin() + 1).sum(),
+    "reflected": lambda m, x, w: (1 - x) + (2.0 / x) + (2**x) + (3 + x) + 3 * x,
+    "operators": lambda m, x, w: -x * w / (x + 1) - x**2 + abs(x) % 2,
+    "in place": lambda m, x, w: (x * 1).add_(w).mul_(2).sin_(),
+    "overwritten": lambda m, x, w: (x * 1).copy_(w),
+    "zeroed": lambda m, x, w: (x * 1).zero_(),
+    "filled": lambda m, x, w: (x * 1).fill_(2.0),
+    "select": lambda m, x, w: x[0],
+    "last": lambda m, x, w: x[-1],
+    "slice": lambda m, x, w: x[:1],
+    "column": lambda m, x, w: x[:, 1],
+    "columns": lambda m, x, w: x[:, 1:],
+    "none": lambda m, x, w: x[None],
+    "ellipsis": lambda m, x, w: x[...],
+    "last column": lambda m, x, w: x[..., 0],
+    "index": lambda m, x, w: x[m.tensor([0, 1])],
+    "indices": lambda m, x, w: x[0, m.tensor([0, 1])],
+    "mask": lambda m, x, w: x[m.tensor([True, False])],
+    "transposed": lambda m, x, w: x.T @ w,
+    "t": lambda m, x, w: x.t() @ w,
+    "mT": lambda m, x, w: x.mT,
+    "cast": lambda m, x, w: x.float() + x.to(m.float32),
+    "view changed": lambda m, x, w: changed(x * 1, lambda y: y[0].mul_(w[0])),
+    "row assigned": lambda m, x, w: changed(x * 1, lambda y: y.__setitem__(0, w[0])),
+    "element assigned": lambda m, x, w: changed(x * 1, lambda y: y.__setitem__((0, 1), 5.0)),
+    "index assigned": lambda m, x, w: changed(x * 1, lambda y: y.__setitem__(m.tensor([0]), w[0])),
+    "mask assigned": lambda m, x, w: changed(x * 1, lambda y: y.__setitem__(y > 0, 0.0)),
+    "base changed": lambda m, x, w: view_after_change(x * 1, w),
+    "detached": lambda m, x, w: x.detach() * w,
+    "sum over dim": lambda m, x, w: x.sum(0).mean() + x.mean(1).sum(),
+    "loss": lambda m, x, w: ((x - w) ** 2).mean(),
+    "softmax": lambda m, x, w: m.log_softmax(x, 1).exp() * m.softmax(w, 0),
+    "norm": lambda m, x, w: x.norm() + x.var() + w.std(0).sum(),
+    "extremes": lambda m, x, w: x.max(1).values + x.min() + w.amax(1),
+}
+
+
+def changed(y: Any, change: Callable[[Any], object]) -> Any:
+    change(y)
+    return y
+
+
+def view_after_change(y: Any, w: Any) -> Any:
+    view = y[1:]
+    y.mul_(w)
+    return view
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_records_of_expressions(name: str) -> None:
+    values = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.5]])
+    results = []
+    for module in (tg, torch):
+        x = module.tensor(values, requires_grad=True)
+        w = module.tensor(values + 1, requires_grad=True)
+        results.append(shown(module, EXPRESSIONS[name](module, x, w)))
+    assert results[0] == results[1]
+
+
+def test_class_names_and_repr_of_records() -> None:
+    y = tg.ones(2, requires_grad=True).mean()
+    assert type(y.grad_fn).__name__ == "MeanBackward0"
+    assert repr(y.grad_fn).startswith("<MeanBackward0 object at 0x")
+
+
+# Error sentences.
+
+BAD: dict[str, Callable[[Any, Any], object]] = {
+    "sizes": lambda m, x: x + m.ones(4),
+    "sizes, middle": lambda m, x: m.ones(2, 3, 4) * m.ones(2, 5, 4),
+    "mm": lambda m, x: m.mm(x, x),
+    "matmul": lambda m, x: x @ x,
+    "matmul batches": lambda m, x: m.ones(2, 3, 4) @ m.ones(2, 5, 4),
+    "matmul vector": lambda m, x: x @ m.ones(4),
+    "matmul vector first": lambda m, x: m.ones(4) @ x,
+    "matmul scalar": lambda m, x: x @ m.tensor(1.0),
+    "matmul dtypes": lambda m, x: x @ x.T.double(),
+    "mm of vectors": lambda m, x: m.mm(m.ones(3), x),
+    "bmm": lambda m, x: m.bmm(m.ones(2, 3, 4), m.ones(2, 5, 4)),
+    "dot": lambda m, x: m.dot(m.ones(3), m.ones(4)),
+    "dot of matrices": lambda m, x: m.dot(x, x),
+    "view": lambda m, x: x.view(4),
+    "view of transposed": lambda m, x: x.t().view(6),
+    "reshape": lambda m, x: x.reshape(4, -1),
+    "two unknown": lambda m, x: x.reshape(-1, -1),
+    "negative extent": lambda m, x: x.reshape(-2, 3),
+    "permute": lambda m, x: x.permute(0),
+    "permute twice": lambda m, x: x.permute(0, 0),
+    "dim": lambda m, x: x.sum(2),
+    "dim of size": lambda m, x: x.size(5),
+    "dim twice": lambda m, x: x.sum((0, 0)),
+    "transpose": lambda m, x: x.transpose(0, 2),
+    "unsqueeze": lambda m, x: x.unsqueeze(4),
+    "t": lambda m, x: m.ones(1, 2, 3).t(),
+    "expand": lambda m, x: x.expand(4, 3),
+    "expand fewer": lambda m, x: m.ones(2, 3).expand(3),
+    "expand new -1": lambda m, x: x.expand(-1, 2, 3),
+    "cat": lambda m, x: m.cat([x, m.ones(3, 4)]),
+    "cat ranks": lambda m, x: m.cat([x, m.ones(3)]),
+    "cat nothing": lambda m, x: m.cat([]),
+    "cat scalars": lambda m, x: m.cat([m.tensor(1.0)]),
+    "stack": lambda m, x: m.stack([x, m.ones(3)]),
+    "stack nothing": lambda m, x: m.stack([]),
+    "narrow": lambda m, x: x.narrow(0, 1, 3),
+    "select": lambda m, x: x.select(0, 2),
+    "split": lambda m, x: x.split([1, 2]),
+    "chunk": lambda m, x: x.chunk(0),
+    "index": lambda m, x: x[2],
+    "index below": lambda m, x: x[-3],
+    "index deep": lambda m, x: x[0, 5],
+    "too many indices": lambda m, x: x[0, 0, 0],
+    "float index": lambda m, x: x[m.tensor([0.5])],
+    "mask shape": lambda m, x: x[m.tensor([True, False, True])],
+    "index of scalar": lambda m, x: m.tensor(1.0)[0],
+    "item": lambda m, x: x.item(),
+    "float()": lambda m, x: float(x),
+    "bool()": lambda m, x: bool(x),
+    "bool of nothing": lambda m, x: bool(m.ones(0)),
+    "index()": lambda m, x: range(3)[m.tensor(1.5)],
+    "len": lambda m, x: len(m.tensor(1.0)),
+    "iter": lambda m, x: iter(m.tensor(1.0)),
+    "numpy": lambda m, x: m.ones(2, requires_grad=True).numpy(),
+    "array": lambda m, x: np.asarray(m.ones(2, requires_grad=True)),
+    "int requires grad": lambda m, x: m.tensor([1], requires_grad=True),
+    "int requires grad later": lambda m, x: m.tensor([1]).requires_grad_(),
+    "mean of integers": lambda m, x: m.tensor([1, 2]).mean(),
+    "bool minus bool": lambda m, x: m.tensor([True]) - m.tensor([True]),
+    "max of nothing": lambda m, x: m.ones(0).max(),
+    "max of nothing along": lambda m, x: m.ones(2, 0).max(1),
+    "argmax of nothing": lambda m, x: m.ones(0).argmax(),
+    "where": lambda m, x: m.where(x, x, x),
+    "clamp": lambda m, x: x.clamp(),
+    "div mode": lambda m, x: m.div(x, x, rounding_mode="up"),
+    "integer powers": lambda m, x: m.tensor([2]) ** -1,
+    "integer division by zero": lambda m, x: m.tensor([2]) // m.tensor([0]),
+    "gather dtype": lambda m, x: m.gather(x, 1, m.tensor([[0.0]])),
+    "gather rank": lambda m, x: m.gather(x, 1, m.tensor([0])),
+    "gather range": lambda m, x: m.gather(x, 1, m.tensor([[7]])),
+    "index_select range": lambda m, x: m.index_select(x, 0, m.tensor([7])),
+    "arange": lambda m, x: m.arange(0, 1, 0),
+    "arange direction": lambda m, x: m.arange(3, 0),
+    "ragged": lambda m, x: m.tensor([[1, 2], [3]]),
+    "strings": lambda m, x: m.tensor(["a"]),
+    "negative size": lambda m, x: m.zeros(-1),
+    "not a tensor": lambda m, x: m.sin(1.0),
+    "tensor plus string": lambda m, x: x + "a",
+    "in-place shape": lambda m, x: m.ones(3).add_(x),
+    "in-place dtype": lambda m, x: m.tensor([1]).add_(0.5),
+    "leaf in place": lambda m, x: m.ones(2, requires_grad=True).add_(1),
+    "leaf view in place": lambda m, x: m.ones(2, requires_grad=True)[0].add_(1),
+    "leaf setitem": lambda m, x: m.ones(2, requires_grad=True).__setitem__(0, 1.0),
+    "leaf index put": lambda m, x: m.ones(2, requires_grad=True).__setitem__(m.tensor([0]), 1.0),
+    "leaf sin_": lambda m, x: m.sin_(m.ones(2, requires_grad=True)),
+    "setitem shape": lambda m, x: m.ones(2, 3).__setitem__(0, m.ones(2)),
+    "expanded in place": lambda m, x: m.ones(1).expand(3).add_(1),
+    "not scalar": lambda m, x: (m.ones(2, requires_grad=True) * 2).backward(),
+    "no grad": lambda m, x: x.sum().backward(),
+    "cotangent shape": lambda m, x: (m.ones(2, requires_grad=True) * 2).backward(m.ones(3)),
+    "unused": lambda m, x: m.autograd.grad(m.ones(1, requires_grad=True).sum(), m.ones(1, requires_grad=True)),
+    "input without grad": lambda m, x: m.autograd.grad(m.ones(1, requires_grad=True).sum(), x),
+    "inputs empty": lambda m, x: m.autograd.backward(m.ones(1, requires_grad=True).sum(), inputs=[]),
+    "retain_grad": lambda m, x: x.retain_grad(),
+    "register_hook": lambda m, x: x.register_hook(print),
+    "flags of results": lambda m, x: (m.ones(1, requires_grad=True) * 2).requires_grad_(False),
+    "grad of other shape": lambda m, x: setattr(x, "grad", m.ones(1)),
+    "grad of other dtype": lambda m, x: setattr(x, "grad", x.double()),
+    "grad of other type": lambda m, x: setattr(x, "grad", 3),
+    "deepcopy": lambda m, x: __import__("copy").deepcopy(m.ones(1, requires_grad=True) * 2),
+    "detach_ view": lambda m, x: x[0].detach_(),
+    "softmax dim": lambda m, x: m.softmax(x, 5),
+    "cumsum dim": lambda m, x: x.cumsum(3),
+    "trace": lambda m, x: m.trace(m.ones(3)),
+    "linspace": lambda m, x: m.linspace(0, 1, -1),
+    "from_numpy": lambda m, x: m.from_numpy([1]),
+    "repeat": lambda m, x: x.repeat(2),
+    "item of nothing": lambda m, x: m.ones(0).item(),
+    "diag": lambda m, x: m.diag(m.ones(1, 1, 1)),
+    "lt strings": lambda m, x: x < "a",
+}
+
+
+ERRORS_OF_OTHER_WORDS = {
+    "gather range": "an IndexError, as for every other index out of range",
+    "index_select range": "names index and dimension",
+    "negative size": "the sentence that torch has for ones, full and rand",
+    "unused": "the sentence of torch up to 2.12; which one it is stands in the next line",
+    "grad of other dtype": "torch's speaks of grad_dtype, which tracegrad does not have",
+}
+
+
+def refusal(module: Any, call: Callable[[Any, Any], object]) -> tuple[type, str]:
+    try:
+        call(module, module.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+    except Exception as error:
+        return type(error), str(error)
+    raise AssertionError("nothing was raised")
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.filterwarnings("ignore")
+def test_errors(name: str) -> None:
+    """torch's type of exception, and torch's sentence first; hints may follow on further lines."""
+    kind, sentence = refusal(tg, BAD[name])
+    ref_kind, ref_sentence = refusal(torch, BAD[name])
+    same = issubclass(kind, ref_kind) and sentence.splitlines()[0] == ref_sentence.splitlines()[0]
+    assert same == (name not in ERRORS_OF_OTHER_WORDS), (kind, sentence, ref_kind, ref_sentence)

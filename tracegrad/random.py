@@ -19,7 +19,7 @@ from tracegrad.grad_mode import no_grad
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType, float64, int64
 from tracegrad.ops import elementwise as ew
-from tracegrad.ops.arguments import as_tensor_operand, resolve_dtype, shape_from, to_dtype
+from tracegrad.ops.arguments import as_tensor_operand, new_shape, resolve_dtype, to_dtype
 from tracegrad.ops.conversion import fill_
 from tracegrad.tensor import Tensor, default_float, new_tensor
 
@@ -137,7 +137,7 @@ def rand(
 ) -> Tensor:  # fmt: skip
     """Uniform in [0, 1)."""
     return _finish(
-        _uniform(shape_from(size), resolve_dtype(dtype) or default_float(), generator),
+        _uniform(new_shape(size), resolve_dtype(dtype) or default_float(), generator),
         requires_grad,
     )
 
@@ -148,7 +148,7 @@ def randn(
 ) -> Tensor:  # fmt: skip
     """Standard normal."""
     return _finish(
-        _normal(shape_from(size), resolve_dtype(dtype) or default_float(), generator), requires_grad
+        _normal(new_shape(size), resolve_dtype(dtype) or default_float(), generator), requires_grad
     )
 
 
@@ -177,7 +177,7 @@ def randint(
         raise RuntimeError(
             f"random_ expects 'from' to be less than 'to', but got from={low} >= to={high}"
         )
-    bits = (generator or default_generator).bits(shape_from((size,)))
+    bits = (generator or default_generator).bits(new_shape((size,)))
     positive = ew.bitwise_and(bits, 2**62 - 1)
     values = ew.add(ew.remainder(positive, high - low), low)
     return to_dtype(values, resolve_dtype(dtype) or int64)

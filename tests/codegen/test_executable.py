@@ -468,3 +468,23 @@ def test_what_people_can_look_at() -> None:
     assert "define" in executable.llvm_text()
     assert executable.assembly()
     assert min(executable.schedule_ms, executable.emit_ms, executable.llvm_ms) > 0
+
+
+SROA_MISCOMPILES = """
+graph @f(%x: f64[2], %h: f64[2], %p: b1[]) -> (b1[4]) {
+  %0: f64[] = sum[axis=(0,), keepdims=False] %x
+  %1: f64[] = abs %0
+  %2: f64[2] = where %p, %1, %x
+  %3: f64[] = const[value=0.0]
+  %4: f64[4] = concat[axis=0] %2, %h
+  %5: f64[4] = sub %0, %4
+  %6: b1[4] = gt %3, %5
+  return %6
+}
+"""
+
+
+def test_stack_arrays_filled_out_of_order() -> None:
+    """LLVM 22 aborted here: see emit._touch."""
+    operands = [np.array([1.0, -3.0]), np.array([5.0, -5.0]), np.array(False)]
+    assert_same(Program(parse(SROA_MISCOMPILES)), operands, 0.0)

@@ -153,7 +153,8 @@ def grad(
             elif not allow_unused:
                 raise RuntimeError(
                     "One of the differentiated Tensors appears to not have been used in the graph. "
-                    "Set allow_unused=True if this is the desired behavior."
+                    "Set allow_unused=True if this is the desired behavior.\n"
+                    f"It is the one at index {position}."
                 )
     return tuple(found)
 

@@ -141,6 +141,16 @@ def shape_from(args: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(operator.index(a) for a in args)
 
 
+def new_shape(args: tuple[Any, ...]) -> tuple[int, ...]:
+    """`shape_from` for a tensor that is to be made: no extent is negative."""
+    shape = shape_from(args)
+    if any(n < 0 for n in shape):
+        raise RuntimeError(
+            f"Trying to create tensor with negative dimension {min(shape)}: {list(shape)}"
+        )
+    return shape
+
+
 def resolve_dtype(dtype: Any) -> DType | None:
     """A dtype argument: ours, Python's ``float``/``int``/``bool``, or None."""
     if dtype is None or isinstance(dtype, DType):

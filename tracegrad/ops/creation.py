@@ -12,7 +12,7 @@ from tracegrad.device import Device
 from tracegrad.dispatch import apply
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType, from_numpy_dtype, int64
-from tracegrad.ops.arguments import number_dtype, resolve_dtype, shape_from
+from tracegrad.ops.arguments import new_shape, number_dtype, resolve_dtype
 from tracegrad.tensor import Tensor, default_float, make_tensor
 
 
@@ -21,6 +21,8 @@ def _finish(data: np.ndarray, source: Any, device: Any, requires_grad: bool) -> 
     if device is not None:
         Device(device)
     out = make_tensor(data, source)
+    if requires_grad and data.dtype.kind != "f":
+        raise RuntimeError("Only Tensors of floating point and complex dtype can require gradients")
     return out.requires_grad_() if requires_grad else out
 
 
@@ -61,7 +63,12 @@ def tensor(
             leaf = data
             while isinstance(leaf, (list, tuple)) and leaf:
                 leaf = leaf[0]
-            raise TypeError(f"new(): invalid data type '{type(leaf).__name__}'")
+            name = type(leaf).__name__
+            if not isinstance(leaf, str):
+                raise RuntimeError(f"Could not infer dtype of {name}")
+            if isinstance(data, (list, tuple)):
+                raise ValueError(f"too many dimensions '{name}'")
+            raise TypeError(f"new(): invalid data type '{name}'")
         from_numpy_dtype(array.dtype)
     if target is None and not isinstance(data, (np.ndarray, np.generic)):
         has_arrays = isinstance(data, list) and _holds_arrays(data)
@@ -129,11 +136,7 @@ def _filled(
     size: tuple[Any, ...], value: Any, dtype: Any, device: Any, requires_grad: bool
 ) -> Tensor:
     target = resolve_dtype(dtype) or default_float()
-    shape = shape_from(size)
-    if any(n < 0 for n in shape):
-        raise RuntimeError(
-            f"Trying to create tensor with negative dimension {min(shape)}: {list(shape)}"
-        )
+    shape = new_shape(size)
     return _finish(np.full(shape, value, target.np), value, device, requires_grad)
 
 

@@ -347,7 +347,7 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     if input is None and other is None:
         return condition.nonzero(as_tuple=True)
     if not isinstance(condition, Tensor) or condition.dtype is not bool_:
-        got = condition.type() if isinstance(condition, Tensor) else type(condition).__name__
+        got = condition.type()[6:-6] if isinstance(condition, Tensor) else type(condition).__name__
         raise RuntimeError(f"where expected condition to be a boolean tensor, but got a tensor with dtype {got}")
     x, y = common_operands(input, other)
     like = x if isinstance(x, Tensor) else y if isinstance(y, Tensor) else None

@@ -28,13 +28,12 @@ from tracegrad.grad_mode import state
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import bool_, int64
 from tracegrad.ops import elementwise as ew
-from tracegrad.ops.arguments import as_tensor_operand, canonical_dim, to_dtype
-from tracegrad.ops.shaping import at_position, expand, permute, reshape
+from tracegrad.ops.arguments import as_tensor_operand, canonical_dim, is_number, to_dtype
+from tracegrad.ops.shaping import at_position, expand, permute, reshape, reverse
 from tracegrad.tensor import Tensor, make_tensor, new_tensor
 
 _slice = registered("slice")
 _reshape = registered("reshape")
-_flip = registered("flip")
 _take = registered("take")
 _update = registered("slice_update")
 
@@ -82,6 +81,14 @@ def parse_index(x: Tensor, key: Any) -> Index:
     items = list(key) if isinstance(key, tuple) else [key]
     shape = x._data.shape
     n = len(shape)
+    if n == 0 and len(items) == 1:
+        if isinstance(items[0], slice):
+            raise IndexError("slice() cannot be applied to a 0-dim tensor.")
+        if isinstance(items[0], (int, np.integer)) and not isinstance(items[0], (bool, np.bool_)):
+            raise IndexError(
+                "invalid index of a 0-dim tensor. Use `tensor.item()` in Python or `tensor.item<T>()` in C++ to "
+                "convert a 0-dim tensor to a number"
+            )
     consumed = sum(_consumed(item) for item in items if item is not Ellipsis)
     if consumed > n:
         raise IndexError(f"too many indices for tensor of dimension {n}")
@@ -202,7 +209,7 @@ def _basic(x: Tensor, index: Index) -> Tensor:
     if part._data.shape != index.shape or (part is x and not index.advanced):
         part = apply_view(_reshape, part, {"shape": index.shape})
     if index.flips:
-        part = apply(_flip, (part,), {"axes": index.flips})
+        part = reverse(part, index.flips)
     return part
 
 
@@ -285,6 +292,8 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     Raises:
         RuntimeError: the value does not broadcast to the part, or `input` may not be changed in place.
     """
+    if not isinstance(value, (Tensor, np.ndarray)) and not is_number(value):
+        raise TypeError(f"can't assign a {type(value).__name__} to a {input.type()}")
     source = to_dtype(as_tensor_operand(value, input), input.dtype)
     recorded = state.grad and (input.requires_grad or source.requires_grad)
     if state.trace is None and not recorded:
@@ -330,11 +339,8 @@ def _write(x: Tensor, key: Any, index: Index, source: Tensor) -> None:
     except IndexError as error:
         raise IndexError(str(error).replace("for axis", "for dimension")) from None
     except ValueError:
-        shape = x._data[place].shape
-        raise RuntimeError(
-            f"shape mismatch: value tensor of shape {list(source.shape)} cannot be broadcast to indexing result "
-            f"of shape {list(shape)}"
-        ) from None
+        _fit(source, x._data[place].shape, advanced=bool(index.advanced))
+        raise
 
 
 def _with_elements(x: Tensor, index: Index, source: Tensor) -> Tensor:
@@ -345,7 +351,7 @@ def _with_elements(x: Tensor, index: Index, source: Tensor) -> Tensor:
     rest = [n for d, n in enumerate(part._data.shape) if d not in dims]
     target = (*rest[:place], *broadcast, *rest[place:])
     updated = apply(
-        registered("index_copy"), (flat, _spread(linear, broadcast), _fit(source, target)), {"axis": place}
+        registered("index_copy"), (flat, _spread(linear, broadcast), _fit(source, target, advanced=True)), {"axis": place}
     )
     restored = _restore(updated, part, dims, place)
     whole = part._data.shape == x._data.shape and index.shape == x._data.shape and not index.flips
@@ -356,7 +362,7 @@ def _spread(linear: Tensor, shape: tuple[int, ...]) -> Tensor:
     return linear if linear._data.shape == shape else expand(linear, shape)
 
 
-def _fit(source: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _fit(source: Tensor, shape: tuple[int, ...], *, advanced: bool = False) -> Tensor:
     """Broadcast a value to the part that it is assigned to."""
     given = source._data.shape
     lead = len(given) - len(shape)
@@ -367,6 +373,8 @@ def _fit(source: Tensor, shape: tuple[int, ...]) -> Tensor:
     try:
         return expand(source, shape)
     except RuntimeError:
+        if not advanced:
+            raise
         raise RuntimeError(
             f"shape mismatch: value tensor of shape {list(given)} cannot be broadcast to indexing result "
             f"of shape {list(shape)}"
@@ -376,7 +384,7 @@ def _fit(source: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _place(x: Tensor, index: Index, value: Tensor) -> Tensor:
     """`x` with the basic part replaced."""
     if index.flips:
-        value = apply(_flip, (value,), {"axes": index.flips})
+        value = reverse(value, index.flips)
     boxed = value if value._data.shape == index.sizes else reshape(value, index.sizes)
     return apply(_update, (x, boxed), _box(index))
 
@@ -413,7 +421,7 @@ def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
 
 def _check_index(name: str, x: Tensor, index: Tensor, axis: int) -> None:
     if index.dtype is not int64:
-        raise RuntimeError(f"{name}(): Expected dtype int64 for index")
+        raise RuntimeError(f"{name}(): Expected dtype int32/int64 for index")
     if max(index._data.ndim, 1) != max(x._data.ndim, 1):
         raise RuntimeError("Index tensor must have the same number of dimensions as input tensor")
     for i, (a, b) in enumerate(zip(index._data.shape, x._data.shape, strict=False)):
@@ -436,7 +444,7 @@ def _trimmed(x: Tensor, index: Tensor, axis: int) -> Tensor:
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """`input` with ``src[i][j]`` added at ``[index[i][j]][j]`` (dim 0); duplicates add up."""
     axis = canonical_dim(dim, input._data.ndim)
-    _check_index("scatter_add", input, index, axis)
+    _check_index("scatter", input, index, axis)
     source = src if src._data.shape == index._data.shape else getitem(src, tuple(slice(n) for n in index.shape))
     return apply(registered("scatter_add"), (input, index, source), {"axis": axis})
 

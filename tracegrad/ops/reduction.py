@@ -104,7 +104,7 @@ def amin(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     return apply(_min, (input,), {"axis": axes, "keepdims": bool(keepdim)})
 
 
-def _arg(input: Tensor, dim: int | None, keepdim: bool, name: str) -> Tensor:
+def _arg(input: Tensor, dim: int | None, keepdim: bool, name: str, caller: str | None = None) -> Tensor:
     if dim is None:
         flat = apply(_reshape, (input,), {"shape": (input._data.size,)})
         if not input._data.size:
@@ -116,7 +116,7 @@ def _arg(input: Tensor, dim: int | None, keepdim: bool, name: str) -> Tensor:
     axis = canonical_dim(dim, input._data.ndim)
     if input._data.ndim == 0:
         return ew.mul(to_dtype(input.detach(), int64), 0)
-    _nonempty(input, (axis,), name)
+    _nonempty(input, (axis,), caller or name)
     return apply(registered(name), (input,), {"axis": axis, "keepdims": bool(keepdim)})
 
 
@@ -143,7 +143,7 @@ def _extremum(input: Tensor, dim: Any, keepdim: bool, other: Tensor | None, name
     if input._data.ndim == 0:
         return ValuesIndices(input.clone(), _arg(input, dim, keepdim, "arg" + name))
     axis = canonical_dim(dim, input._data.ndim)
-    indices = _arg(input, axis, True, "arg" + name)
+    indices = _arg(input, axis, True, "arg" + name, name)
     values = apply(_gather, (input, indices), {"axis": axis})
     if not keepdim:
         shape = tuple(n for i, n in enumerate(input._data.shape) if i != axis)

@@ -18,13 +18,15 @@ _permute = registered("permute")
 _broadcast = registered("broadcast_in_dim")
 _slice = registered("slice")
 _flip = registered("flip")
+_copy = registered("copy")
 _concat = registered("concat")
 
 
 def _complete_shape(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
     """Replace a -1 in a shape by the extent that fits."""
-    if any(n < -1 for n in shape):
-        raise RuntimeError(f"invalid shape dimension {next(n for n in shape if n < -1)}")
+    for position, n in enumerate(shape):
+        if n < -1:
+            raise RuntimeError(f"invalid shape dimension {n} at index {position} of shape {list(shape)}")
     if shape.count(-1) > 1:
         raise RuntimeError("only one dimension can be inferred")
     if -1 in shape:
@@ -231,7 +233,7 @@ def contiguous(input: Tensor, memory_format: Any = None) -> Tensor:
     """Itself if its elements are in row-major order without gaps, else a copy that is."""
     if input._data.flags.c_contiguous:
         return input
-    out = apply(registered("copy"), (input,))
+    out = apply(_copy, (input,))
     out._data = np.ascontiguousarray(out._data)
     return out
 
@@ -330,7 +332,14 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
 def flip(input: Tensor, *dims: Any) -> Tensor:
     """Reverse the order along dimensions. A copy."""
     axes = tuple(sorted(canonical_dim(d, input._data.ndim) for d in shape_from(dims)))
-    return apply(_flip, (input,), {"axes": axes})
+    return reverse(input, axes)
+
+
+def reverse(input: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """`flip` with canonical axes."""
+    out = apply(_flip, (input,), {"axes": axes})
+    out._data = out._data.copy()  # NumPy's is a view; nobody would notice changes through it.
+    return out
 
 
 @composite("RollBackward0")
@@ -342,7 +351,7 @@ def roll(input: Tensor, shifts: int | Sequence[int], dims: Any = None) -> Tensor
     pairs = zip(
         (shifts,) if isinstance(shifts, int) else shifts, (dims,) if isinstance(dims, int) else dims, strict=True
     )
-    result = input
+    result = apply(_copy, (input,))
     for shift, dim in pairs:
         axis = canonical_dim(dim, result._data.ndim)
         extent = result._data.shape[axis]
@@ -356,11 +365,12 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -
     """Join tensors along a dimension that they have.
 
     Raises:
-        RuntimeError: sizes do not match, or the list is empty.
+        RuntimeError: sizes do not match.
+        ValueError: the list is empty.
     """
     parts = list(tensors)
     if not parts:
-        raise RuntimeError("torch.cat(): expected a non-empty list of Tensors")
+        raise ValueError("torch.cat(): expected a non-empty list of Tensors")
     for position, part in enumerate(parts):
         if not isinstance(part, Tensor):
             raise TypeError(
@@ -436,7 +446,8 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
     interleaved = [n for pair in zip((1,) * len(shape), shape, strict=True) for n in pair]
     spread = [n for pair in zip(counts, shape, strict=True) for n in pair]
     wide = expand(reshape(input, interleaved), spread)
-    return reshape(wide, tuple(a * b for a, b in zip(counts, shape, strict=True)))
+    result = reshape(wide, tuple(a * b for a, b in zip(counts, shape, strict=True)))
+    return result if result._base is None else apply(_copy, (result,))
 
 
 def tile(input: Tensor, dims: Sequence[int]) -> Tensor:

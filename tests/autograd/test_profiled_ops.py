@@ -1,0 +1,64 @@
+"""The profiler sees real operations: names, order, forward and backward, shapes."""
+
+from __future__ import annotations
+
+import tracegrad as tg
+from tracegrad.autograd import profiler
+
+
+def names(events: object) -> list[str]:
+    return [event.name for event in events]  # type: ignore[attr-defined]
+
+
+def test_forward_and_backward_events() -> None:
+    x = tg.ones(2, 3, requires_grad=True)
+    with profiler.profile(record_shapes=True) as prof:
+        y = (x.sin() * x).sum()
+        y.backward()
+    found = names(prof.function_events)
+    for name in ("aten::sin", "aten::mul", "aten::sum", "SinBackward0", "MulBackward0", "SumBackward0"):
+        assert name in found
+    for record in ("SumBackward0", "MulBackward0", "SinBackward0"):
+        assert f"autograd::engine::evaluate_function: {record}" in found
+    assert found.index("aten::sin") < found.index("aten::mul") < found.index("aten::sum")
+    assert found.index("SumBackward0") < found.index("MulBackward0") < found.index("SinBackward0")
+    sin = next(e for e in prof.function_events if e.name == "aten::sin")
+    assert sin.input_shapes == [[2, 3]]
+
+
+def test_counts_and_table() -> None:
+    x = tg.randn(2, 3, requires_grad=True)
+    y = tg.rand(2, 3, requires_grad=True)
+    z = tg.ones(2, 3, requires_grad=True)
+    with profiler.profile() as prof:
+        for _ in range(1000):
+            z = (z / x) * y
+    counts = {event.key: event.count for event in prof.key_averages()}
+    assert counts["aten::div"] == 1000
+    assert counts["aten::mul"] == 1000
+    table = prof.key_averages().table(sort_by="self_cpu_time_total")
+    assert "aten::div" in table
+    assert "Self CPU time total" in table
+
+
+def test_results_are_the_same_while_profiled() -> None:
+    x = tg.linspace(0, 1, 5, requires_grad=True)
+    plain = tg.autograd.grad((x.exp() * x[1:].sum()).sum(), x)[0]
+    with profiler.profile():
+        profiled = tg.autograd.grad((x.exp() * x[1:].sum()).sum(), x)[0]
+    assert tg.equal(plain, profiled)
+
+
+def test_nothing_is_recorded_outside() -> None:
+    with profiler.profile() as prof:
+        tg.ones(2).exp()
+    tg.ones(2).sin()
+    assert "aten::sin" not in names(prof.function_events)
+
+
+def test_in_place_operations_are_seen() -> None:
+    x = tg.ones(3)
+    with profiler.profile() as prof:
+        x.add_(1)
+        x.sin_()
+    assert {"aten::add", "aten::sin"} <= set(names(prof.function_events))

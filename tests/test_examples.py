@@ -1,0 +1,69 @@
+"""Every example runs by itself, at a small size, and leaves what it promises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+class Run(NamedTuple):
+    """One way to run a script.
+
+    Attributes:
+        arguments: that keep it small; ``{out}`` stands for an empty folder.
+        needs: modules without which it is skipped.
+        prints: what its output contains.
+        files: what it leaves in the folder.
+    """
+
+    script: str
+    arguments: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    prints: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+PLOTTING = ("sklearn", "matplotlib", "tqdm")
+RUNS = [
+    Run(
+        "train_digits.py",
+        ("--quick", "--out", "{out}"),
+        PLOTTING,
+        ("held out:", "us compiled,", "ran natively"),
+        ("train_digits.png",),
+    ),
+    Run("dump_ir.py", ("--quick",)),
+]
+
+
+def test_every_example_is_run() -> None:
+    assert {run.script for run in RUNS} == {path.name for path in EXAMPLES.glob("*.py")}
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.script)
+def test_example(run: Run, tmp_path: Path) -> None:
+    for module in run.needs:
+        pytest.importorskip(module)
+    arguments = [argument.format(out=tmp_path) for argument in run.arguments]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / run.script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        env={**os.environ, "MPLCONFIGDIR": str(tmp_path / "matplotlib")},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for text in run.prints:
+        assert text in done.stdout
+    for name in run.files:
+        path = tmp_path / name
+        assert path.stat().st_size > 1000
+        assert path.read_bytes().startswith(b"\x89PNG") or path.suffix != ".png"
