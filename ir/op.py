@@ -339,6 +339,14 @@ def broadcasting(*types: TensorType, **attrs: Any) -> TensorType:
     return TensorType(dtype, shape)
 
 
+def floating(*types: TensorType, **attrs: Any) -> TensorType:
+    """Like `broadcasting`, for floating point operands only."""
+    result = broadcasting(*types)
+    if not result.dtype.is_floating:
+        raise RuntimeError(f"expected floating point operands, but got {result.dtype}")
+    return result
+
+
 # The declarators.
 
 
@@ -455,6 +463,6 @@ def primitive(
 
 
 __all__ = [
-    "OUT", "Op", "Rule", "all_ops", "bilinear", "broadcasting", "dtype_of", "linear", "pointwise",
+    "OUT", "Op", "Rule", "all_ops", "bilinear", "broadcasting", "dtype_of", "floating", "linear", "pointwise",
     "primitive", "registered", "type_of", "unbroadcast",
 ]  # fmt: skip

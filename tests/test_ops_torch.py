@@ -110,6 +110,8 @@ def _cases() -> Iterator[Case]:
         yield from (case(name, M, M), case(name, M, 0.5), case(name, IDX, X((3,), 0, 2, "int64")), case(name, INT, 0.5))
     for name in "bitwise_and bitwise_or bitwise_xor".split():
         yield from (case(name, B, B), case(name, INT, INT), case(name, INT, 5))
+    for name in ("bitwise_left_shift", "bitwise_right_shift"):
+        yield from (case(name, INT, X((3,), 0, 4, "int64")), case(name, INT, 2))
     yield from (case("bitwise_not", B), case("bitwise_not", INT), case("logical_not", M), case("logical_not", B))
     for name in "logical_and logical_or logical_xor".split():
         yield from (case(name, B, B), case(name, IDX, INT), case(name, M, B))

@@ -35,6 +35,7 @@ NOT_DIFFERENTIABLE = {
     "integer_pow": "takes integers",
     "argmax": "makes integers",
     "argmin": "makes integers",
+    "zeros": "does not depend on its operand",
 }
 INTERPRETED = {
     "input": "a value that is given, not computed",

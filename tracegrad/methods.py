@@ -100,6 +100,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "and": ew.bitwise_and,
     "or": ew.bitwise_or,
     "xor": ew.bitwise_xor,
+    "lshift": ew.bitwise_left_shift,
+    "rshift": ew.bitwise_right_shift,
     "matmul": linalg.matmul,
 }
 # What ``2 - x`` and the like become: torch's own choices, down to rounding.
@@ -120,7 +122,8 @@ ELEMENTWISE = (
     "neg negative abs absolute sign exp exp2 expm1 log log1p log2 log10 sqrt rsqrt sin cos tan asin arcsin "
     "acos arccos atan arctan sinh cosh tanh asinh arcsinh acosh arccosh atanh arctanh sigmoid erf erfc floor "
     "ceil trunc round frac mul multiply maximum minimum atan2 arctan2 floor_divide remainder fmod lt less le "
-    "less_equal gt greater ge greater_equal bitwise_and bitwise_or bitwise_xor bitwise_not true_divide add "
+    "less_equal gt greater ge greater_equal bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift "
+    "bitwise_right_shift true_divide add "
     "sub subtract div divide reciprocal square pow eq ne not_equal logical_not logical_and logical_or "
     "logical_xor isnan isinf isfinite clamp clip clamp_min clamp_max relu lerp addcmul addcdiv logaddexp "
     "masked_fill isclose clone"
@@ -148,7 +151,7 @@ IN_PLACE = (
     "trunc round frac pow square reciprocal clamp clip clamp_min clamp_max relu lerp addcmul addcdiv "
     "masked_fill floor_divide remainder fmod div divide true_divide atan2 arctan2 lt less le less_equal gt "
     "greater ge greater_equal eq ne not_equal logical_not logical_and logical_or logical_xor bitwise_and "
-    "bitwise_or bitwise_xor bitwise_not tril triu cumsum scatter_add index_add addmm"
+    "bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift tril triu cumsum scatter_add index_add addmm"
 ).split()
 
 # Those that torch offers as functions as well.
@@ -212,6 +215,7 @@ def attach() -> None:
     in_place = {
         "add": "add_", "sub": "sub_", "mul": "mul_", "truediv": "div_", "floordiv": "floor_divide_",
         "mod": "remainder_", "pow": "pow_", "and": "bitwise_and_", "or": "bitwise_or_", "xor": "bitwise_xor_",
+        "lshift": "bitwise_left_shift_", "rshift": "bitwise_right_shift_",
     }  # fmt: skip
     for name, method in in_place.items():
         setattr(Tensor, f"__i{name}__", getattr(Tensor, method))

@@ -6,18 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from ..op import Op, linear, pointwise
+from ..op import Op, floating, pointwise, primitive
 from ..types import TensorType
 from .comparison import eq, gt, lt
 from .samples import NUMBERS, binary, unary
 from .selection import where
 
 # The operand gives dtype and value domain (array, Tensor or node); its elements are not looked at.
-zeros: Op = linear(
+# So there is no derivative, not even a zero one.
+zeros: Op = primitive(
     "zeros",
     eval=lambda x, shape: np.zeros(shape, np.asarray(x).dtype),
     type_rule=lambda x, *, shape: TensorType(x.dtype, shape),
-    transpose=lambda ct, x_type: zeros(ct, shape=x_type.shape),
+    vjps=(None,),
+    jvp=lambda tangents, out, operands, *, shape: None,
     attrs=("shape",),
     samples=unary(shape=(2, 3)),
 )
@@ -57,6 +59,7 @@ div: Op = pointwise(
     "div",
     eval=np.true_divide,
     partials=(lambda ct, y: ct / y, lambda ct, y, out: -ct * (out / y)),
+    type_rule=floating,
     lower=lambda s, x, y: s.div(x, y),
     samples=binary(right=(0.5, 2.0)),
 )

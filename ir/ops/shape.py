@@ -68,11 +68,17 @@ def _inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(inverse)
 
 
+def _permuted(x: TensorType, *, dims: tuple[int, ...]) -> TensorType:
+    if sorted(dims) != list(range(x.ndim)):
+        raise RuntimeError(f"{dims} is no permutation of the axes of {x}")
+    return TensorType(x.dtype, tuple(x.shape[d] for d in dims))
+
+
 # Axis i of the result is axis dims[i] of the operand.
 permute: Op = linear(
     "permute",
     eval=lambda x, dims: np.transpose(x, dims),
-    type_rule=lambda x, *, dims: TensorType(x.dtype, tuple(x.shape[d] for d in dims)),
+    type_rule=_permuted,
     transpose=lambda ct, dims: permute(ct, dims=_inverse(dims)),
     attrs=("dims",),
     lower=Movement(lambda index, x, out, dims: tuple(index[i] for i in _inverse(dims))),
@@ -97,6 +103,8 @@ def _broadcast(x: np.ndarray, shape: Shape, dims: tuple[int, ...]) -> np.ndarray
 
 
 def _broadcast_type(x: TensorType, *, shape: Shape, dims: tuple[int, ...]) -> TensorType:
+    if len(dims) != x.ndim or list(dims) != sorted(set(dims)):
+        raise RuntimeError(f"dims {dims} do not say where the axes of {x} go in {list(shape)}")
     for axis, dim in enumerate(dims):
         if x.shape[axis] not in (1, shape[dim]):
             raise RuntimeError(
@@ -149,8 +157,10 @@ def _slice(x: np.ndarray, start: Shape, limit: Shape, stride: Shape) -> np.ndarr
 
 
 def _slice_type(x: TensorType, *, start: Shape, limit: Shape, stride: Shape) -> TensorType:
-    bounds = zip(start, limit, stride, strict=True)
-    return TensorType(x.dtype, tuple(max(0, -(-(b - a) // step)) for a, b, step in bounds))
+    bounds = list(zip(start, limit, stride, x.shape, strict=True))
+    if not all(0 <= a <= b <= extent and step > 0 for a, b, step, extent in bounds):
+        raise RuntimeError(f"slice [{start}, {limit}) with steps {stride} does not fit {x}")
+    return TensorType(x.dtype, tuple(-(-(b - a) // step) for a, b, step, _ in bounds))
 
 
 def _slice_transpose(ct: Any, x_type: TensorType, start: Shape, stride: Shape) -> Any:
@@ -249,7 +259,10 @@ slice_update: Op = primitive(
 
 
 def _pad(x: np.ndarray, low: Shape, high: Shape, value: float) -> np.ndarray:
-    return np.pad(x, tuple(zip(low, high, strict=True)), constant_values=value)
+    extents = zip(low, np.shape(x), high, strict=True)
+    result = np.full(tuple(a + n + b for a, n, b in extents), value, x.dtype)
+    result[box(low, x.shape, (1,) * x.ndim)] = x
+    return result
 
 
 def _pad_type(x: TensorType, *, low: Shape, high: Shape, value: float) -> TensorType:
@@ -292,6 +305,11 @@ def _concat_type(*types: TensorType, axis: int) -> TensorType:
         if other.dtype is not first.dtype:
             raise RuntimeError(
                 f"expected operands of one dtype, but got {first.dtype} and {other.dtype}"
+            )
+        rest = [t.shape[:axis] + t.shape[axis + 1 :] for t in (first, other)]
+        if first.ndim != other.ndim or rest[0] != rest[1]:
+            raise RuntimeError(
+                f"Sizes of tensors must match except in dimension {axis}. Got {first} and {other}"
             )
     extent = sum(t.shape[axis] for t in types)
     return TensorType(first.dtype, (*first.shape[:axis], extent, *first.shape[axis + 1 :]))

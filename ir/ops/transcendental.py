@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..op import Op, broadcasting, pointwise
-from ..types import TensorType
+from ..op import Op, floating, pointwise
 from .comparison import eq, ge
 from .error_function import evaluate_erf, evaluate_erfc
 from .samples import FLOATS, binary, unary
@@ -78,13 +77,6 @@ power: Op = pointwise(
 )
 
 
-def _floats(*types: TensorType) -> TensorType:
-    result = broadcasting(*types)
-    if not result.dtype.is_floating:
-        raise RuntimeError(f"expected floating point operands, but got {result.dtype}")
-    return result
-
-
 def _pow_exponent_partial(ct: Any, x: Any, y: Any, out: Any) -> Any:
     """out * log(x), with the limits at x = 0 that torch takes."""
     at_zero = where(ge(y, 0.0), 0.0, ct * -math.inf)
@@ -94,7 +86,7 @@ def _pow_exponent_partial(ct: Any, x: Any, y: Any, out: Any) -> Any:
 pow_: Op = pointwise(
     "pow",
     eval=np.power,
-    type_rule=_floats,
+    type_rule=floating,
     partials=(
         lambda ct, x, y: where(eq(y, 0.0), 0.0, ct * (y * pow_(x, y - 1.0))),
         _pow_exponent_partial,

@@ -16,6 +16,7 @@ from tracegrad.ir import GraphBuilder, Node, Program, TensorType, all_ops, regis
 from tracegrad.ir.graph import current_builder
 from tracegrad.ir.interpreter import InterpretedExecutable
 from tracegrad.ir.op import Op
+from tracegrad.ir.parser import parse
 from tracegrad.ir.types import DType, bool_, float32, float64, int64, type_of
 
 Body = Callable[..., Sequence[Node]]

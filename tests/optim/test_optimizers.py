@@ -270,6 +270,17 @@ def test_closure_and_hooks() -> None:
     assert log[-1] == "before"
 
 
+def test_profile_names_the_work() -> None:
+    p = tg.ones(2, requires_grad=True)
+    optimizer = optim.Adam([p])
+    with tg.autograd.profiler.profile() as profile:
+        optimizer.zero_grad()
+        p.sum().backward()
+        optimizer.step()
+    names = {event.key for event in profile.key_averages()}
+    assert {"Optimizer.zero_grad#Adam.zero_grad", "Optimizer.step#Adam.step"} <= names
+
+
 def test_copies() -> None:
     p = tg.ones(2, requires_grad=True)
     optimizer = optim.Adam([p])

@@ -11,7 +11,7 @@ import numpy as np
 from tracegrad.device import Device
 from tracegrad.dispatch import apply
 from tracegrad.ir.op import registered
-from tracegrad.ir.types import DType, from_numpy_dtype, int64
+from tracegrad.ir.types import DType, float32, from_numpy_dtype, int64
 from tracegrad.ops.arguments import new_shape, number_dtype, resolve_dtype
 from tracegrad.tensor import Tensor, default_float, make_tensor
 
@@ -54,6 +54,8 @@ def tensor(
         data = data.detach().numpy()
     try:
         array = np.array(data, dtype=None if target is None else target.np)
+    except OverflowError:
+        raise RuntimeError(_overflow(target)) from None
     except (ValueError, TypeError) as error:
         if "inhomogeneous" in str(error):
             raise ValueError(_ragged(data)) from None
@@ -64,6 +66,8 @@ def tensor(
             while isinstance(leaf, (list, tuple)) and leaf:
                 leaf = leaf[0]
             name = type(leaf).__name__
+            if isinstance(leaf, int):
+                raise ValueError("Overflow when unpacking long long")
             if not isinstance(leaf, str):
                 raise RuntimeError(f"Could not infer dtype of {name}")
             if isinstance(data, (list, tuple)):
@@ -79,6 +83,11 @@ def tensor(
     else:
         array = array.astype(from_numpy_dtype(array.dtype).np, copy=False)
     return _finish(array, source, device, requires_grad)
+
+
+def _overflow(dtype: DType | None) -> str:
+    word = {None: "int64_t", "i64": "int64_t", "i32": "int"}.get(dtype and dtype.name, str(dtype)[6:])
+    return f"value cannot be converted to type {word} without overflow"
 
 
 def _holds_arrays(data: Any) -> bool:
@@ -137,7 +146,11 @@ def _filled(
 ) -> Tensor:
     target = resolve_dtype(dtype) or default_float()
     shape = new_shape(size)
-    return _finish(np.full(shape, value, target.np), value, device, requires_grad)
+    try:
+        array = np.full(shape, value, target.np)
+    except OverflowError:
+        raise RuntimeError(_overflow(target)) from None
+    return _finish(array, value, device, requires_grad)
 
 
 def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, out: Any = None) -> Tensor:
@@ -253,12 +266,13 @@ def linspace(
     start, end = (v.item() if isinstance(v, Tensor) else v for v in (start, end))
     if steps < 0:
         raise RuntimeError("number of steps must be non-negative")
-    # As torch: steps are counted from both ends, in the target precision.
     one = target.np.type
     if target.is_floating and steps > 1:
-        width = (one(end) - one(start)) / one(steps - 1)
-        up = one(start) + width * np.arange(steps, dtype=target.np)
-        down = one(end) - width * np.arange(steps - 1, -1, -1, dtype=target.np)
+        # As torch, to the last bit: counted from both ends, with fused multiply and add.
+        wide = np.float64 if target is float32 else np.longdouble
+        width = wide((one(end) - one(start)) / one(steps - 1))
+        up = wide(one(start)) + width * np.arange(steps)
+        down = wide(one(end)) - width * np.arange(steps - 1, -1, -1)
         values = np.where(np.arange(steps) < steps // 2, up, down)
     else:
         values = np.linspace(start, end, steps)

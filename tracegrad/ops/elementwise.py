@@ -40,6 +40,19 @@ def write_out(result: Tensor, out: Tensor | None) -> Tensor:
     return store(out, result)
 
 
+_WORDS = {"b1": "Bool", "f32": "Float", "f64": "Double"}
+
+
+def refuse_dtype(x: Tensor, kinds: str, name: str) -> None:
+    """Raise torch's error for an operation that is not defined for the dtype of `x`.
+
+    Raises:
+        NotImplementedError: the kind of the dtype is among `kinds`.
+    """
+    if x._data.dtype.kind in kinds:
+        raise NotImplementedError(f"\"{name}\" not implemented for '{_WORDS[x.dtype.name]}'")
+
+
 def _unary(name: str, op_name: str | None = None, *, integers: bool = False) -> Callable[..., Tensor]:
     """The function for a unary op; `integers` says that it keeps integers (neg, abs)."""
     op = registered(op_name or name)
@@ -58,8 +71,9 @@ def _unary(name: str, op_name: str | None = None, *, integers: bool = False) -> 
 
 
 def _binary(
-    name: str, op_name: str | None = None, *, true_float: bool = False, numbers_ok: bool = True
+    name: str, op_name: str | None = None, *, true_float: bool = False, refused: str = ""
 ) -> Callable[..., Tensor]:
+    """The function for a binary op; `refused` are the kinds of dtype that it is not defined for."""
     op = registered(op_name or name)
 
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
@@ -68,6 +82,8 @@ def _binary(
             raise TypeError(
                 f"{name}(): argument 'input' (position 1) must be Tensor, not {type(input).__name__}"
             )
+        if refused:
+            refuse_dtype(x if isinstance(x, Tensor) else y, refused, name + "_cpu")
         return apply(op, (x, y)) if out is None else write_out(apply(op, (x, y)), out)
 
     function.__name__ = function.__qualname__ = name
@@ -75,9 +91,35 @@ def _binary(
     return function
 
 
-neg = negative = _unary("neg", integers=True)
+_neg = _unary("neg", integers=True)
 abs = absolute = _unary("abs", integers=True)
-sign = _unary("sign", integers=True)
+_sign = _unary("sign", integers=True)
+
+
+def neg(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """``-x``, as ``torch.neg``.
+
+    Raises:
+        RuntimeError: a bool tensor.
+    """
+    if isinstance(input, Tensor) and input._data.dtype.kind == "b":
+        raise RuntimeError(
+            "Negation, the `-` operator, on a bool tensor is not supported. If you are trying to invert a mask, "
+            "use the `~` or `logical_not()` operator instead."
+        )
+    return _neg(input, out=out)
+
+
+negative = neg
+
+
+def sign(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """-1, 0 or 1, element by element; bools as they are."""
+    if isinstance(input, Tensor) and input._data.dtype.kind == "b":
+        return write_out(clone(input), out)
+    return _sign(input, out=out)
+
+
 exp = _unary("exp")
 exp2 = _unary("exp2")
 expm1 = _unary("expm1")
@@ -141,16 +183,23 @@ mul = multiply = _binary("mul")
 maximum = _binary("maximum")
 minimum = _binary("minimum")
 atan2 = arctan2 = _binary("atan2", true_float=True)
-floor_divide = _binary("floor_divide", "floor_div")
-_remainder = _binary("remainder")
-_fmod = _binary("fmod")
+_floor_divide = _binary("div_floor", "floor_div", refused="b")
+_remainder = _binary("remainder", refused="b")
+_fmod = _binary("fmod", refused="b")
 lt = less = _binary("lt")
 le = less_equal = _binary("le")
 gt = greater = _binary("gt")
 ge = greater_equal = _binary("ge")
-bitwise_and = _binary("bitwise_and", "bit_and")
-bitwise_or = _binary("bitwise_or", "bit_or")
-bitwise_xor = _binary("bitwise_xor", "bit_xor")
+bitwise_and = _binary("bitwise_and", "bit_and", refused="f")
+bitwise_or = _binary("bitwise_or", "bit_or", refused="f")
+bitwise_xor = _binary("bitwise_xor", "bit_xor", refused="f")
+bitwise_left_shift = _binary("bitwise_left_shift", "shift_left", refused="fb")
+bitwise_right_shift = _binary("bitwise_right_shift", "shift_right", refused="fb")
+
+
+def floor_divide(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+    """The quotient rounded down, as ``torch.floor_divide``."""
+    return _floor_divide(input, other, out=out)
 
 
 def remainder(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
@@ -263,6 +312,7 @@ def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:
         if exponent < 0:
             raise RuntimeError("Integers to negative integer powers are not allowed.")
     x, y = common_operands(input, exponent)
+    refuse_dtype(x if isinstance(x, Tensor) else y, "b", "pow")
     x = x if isinstance(x, Tensor) else as_tensor_operand(x, y)
     y = as_tensor_operand(y, x)
     result = apply(_pow if x.dtype.is_floating else _integer_pow, (x, y))
@@ -294,6 +344,8 @@ not_equal = ne
 
 def bitwise_not(input: Tensor) -> Tensor:
     """``~x`` of integers and bools."""
+    if input._data.dtype.kind == "f":
+        raise TypeError("~ (operator.invert) is only implemented on integer and Boolean-type tensors")
     return apply(registered("bit_not"), (input,))
 
 
@@ -424,7 +476,8 @@ def logaddexp(input: Tensor, other: Tensor) -> Tensor:
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """`input` with `value` where `mask` is true."""
     name = "MaskedFillBackward1" if isinstance(value, Tensor) else "MaskedFillBackward0"
-    return shown_as(where(mask, value, input), name, input, value)
+    filled = as_tensor_operand(value, input)
+    return shown_as(where(mask, to_dtype(filled, input.dtype), input), name, input, value)
 
 
 def isclose(

@@ -105,6 +105,8 @@ def amin(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
 
 
 def _arg(input: Tensor, dim: int | None, keepdim: bool, name: str, caller: str | None = None) -> Tensor:
+    if input._data.dtype.kind == "b" and caller is None:
+        raise RuntimeError(f"{name}(): does not support bool input")
     if dim is None:
         flat = apply(_reshape, (input,), {"shape": (input._data.size,)})
         if not input._data.size:
@@ -215,6 +217,8 @@ def var(
     """The variance over `dim`, with Bessel's correction unless told otherwise. Two passes, no cancellation."""
     if isinstance(dim, bool):
         dim, unbiased = None, dim
+    if input._data.dtype.kind != "f":
+        raise RuntimeError("std and var only support floating point and complex dtypes")
     axes = canonical_dims(dim, input._data.ndim)
     _, squares = _moments(input, axes)
     count = _count(input, axes) - _correction(unbiased, correction)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakSet
 
+from tracegrad.autograd.profiler import record_function
 from tracegrad.grad_mode import enable_grad, no_grad, state
 from tracegrad.nn.module import clear_grads
 from tracegrad.nn.module_tree import type_name
@@ -135,10 +136,15 @@ class Optimizer:
             raise ValueError("some parameters appear in more than one parameter group")
         self.param_groups.append(param_group)
 
+    def _region(self, method: str) -> Any:
+        """What a profile calls a part of the work, as in torch: ``Optimizer.step#SGD.step``."""
+        return record_function(f"Optimizer.{method}#{type(self).__name__}.{method}")
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or fill them with zeros."""
-        for group in self.param_groups:
-            clear_grads(group["params"], set_to_none)
+        with self._region("zero_grad"):
+            for group in self.param_groups:
+                clear_grads(group["params"], set_to_none)
 
     # Stepping.
 
@@ -152,19 +158,20 @@ class Optimizer:
             What the closure returned.
         """
         stepped.add(self)
-        for hook in list(self._step_pre_hooks.values()):
-            replaced = hook(self, (closure,), {})
-            if replaced is not None:
-                (closure,) = replaced[0]
-        loss = None
-        if closure is not None:
-            with enable_grad():
-                loss = closure()
-        with no_grad():
-            for group in self.param_groups:
-                self._update_group(group)
-        for hook in list(self._step_post_hooks.values()):
-            hook(self, (closure,), {})
+        with self._region("step"):
+            for hook in list(self._step_pre_hooks.values()):
+                replaced = hook(self, (closure,), {})
+                if replaced is not None:
+                    (closure,) = replaced[0]
+            loss = None
+            if closure is not None:
+                with enable_grad():
+                    loss = closure()
+            with no_grad():
+                for group in self.param_groups:
+                    self._update_group(group)
+            for hook in list(self._step_post_hooks.values()):
+                hook(self, (closure,), {})
         return loss
 
     def _update_group(self, group: Group) -> None:
