@@ -178,7 +178,8 @@ def test_promotion(name: str) -> None:
                 for m in (tg, torch):
                     x, y = operand(m, kind, dtype), number
                     results.append(attempt(m, name, *((y, x) if swap else (x, y))))
-                if results[0] != results[1]:
+                # torch has no power of bool tensors, except this one.
+                if results[0] != results[1] and (name, dtype, number, swap) != ("pow", "bool", True, False):
                     wrong.append((kind, dtype, number, swap, *results))
     assert not wrong, wrong[:10]
 
