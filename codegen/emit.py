@@ -23,11 +23,12 @@ from .engine import Host
 from .entry import ArraySpec, emit_entry
 from .index import row_major_strides
 from .kernel import Buffer, DecisionKernel, Kernel, Load, LoopKernel, MatmulKernel, PythonStep
-from .ll_loops import element_pointer, loop_nest, store_vector
+from .ll_loops import element_pointer, loop_nest, prefetch, store_vector
 from .ll_scalar import Element
 from .ll_types import I8, I32, I64, POINTER, memory_type
 from .loop_order import LoopOrder, body_weight, choose_order
 from .matmul import emit_matmul
+from .matmul_tiles import Expect
 from .memory import ALIGNMENT, MemoryPlan
 from .schedule import Schedule, product_spec
 
@@ -36,6 +37,10 @@ _INLINED_WEIGHT = 40
 
 # A product is inlined up to this many multiplications.
 _INLINED_PRODUCT = 512
+
+# Products that store more than this into the second level cache or beyond prefetch what they store.
+_NEAR_BYTES = 128 * 1024
+_CACHE_LINE = 64
 
 # From about this many operations on other threads may run meanwhile (about 20 us).
 _LONG = 200_000
@@ -329,7 +334,36 @@ def _emit_product(
         if kernel.epilogue is not None:
             epilogue = _Epilogue(host, kernel, kernel.epilogue, pointers, indices, c_ptr)
             store, compact = epilogue.store, epilogue.order.weight > _COMPACT_WEIGHT
-        emit_matmul(builder, spec, a_ptr, b_ptr, c_ptr, store=store, compact=compact, target=host)
+        expect = None if batch else _prefetcher(kernel, pointers)
+        emit_matmul(
+            builder, spec, a_ptr, b_ptr, c_ptr, store, compact=compact, expect=expect, target=host
+        )
+
+
+def _prefetcher(kernel: MatmulKernel, pointers: Callable[[Buffer], ll.Value]) -> Expect | None:
+    """Fetches the rows of all buffers of the product's shape, if together they outgrow the nearest cache.
+
+    A tile ends with a burst of loads and stores, too long to overlap with the next tile by itself.
+    """
+    shape = kernel.node.shape
+    written = {buffer.real for buffer in kernel.writes()}
+    touched = written | {
+        buffer.real for buffer in (kernel.epilogue.reads() if kernel.epilogue else ())
+    }
+    touched = {b for b in touched if b.type.shape == shape and b.role != "constant"}
+    if sum(buffer.type.nbytes for buffer in touched) < _NEAR_BYTES:
+        return None
+
+    def expect(builder: ll.IRBuilder, row: ll.Value, column: ll.Value, width: int) -> None:
+        at = builder.add(builder.mul(row, I64(shape[-1])), column)
+        for buffer in touched:
+            dtype = buffer.type.dtype
+            place = element_pointer(builder, pointers(buffer), dtype, at)
+            for offset in range(0, width, _CACHE_LINE // dtype.itemsize):
+                line = element_pointer(builder, place, dtype, offset)
+                prefetch(builder, line, write=buffer in written)
+
+    return expect
 
 
 class _Epilogue:

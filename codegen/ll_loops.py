@@ -305,6 +305,13 @@ def intrinsic(module: ll.Module, name: str, type_: ll.Type, arguments: int = 1) 
     return _declare(module, f"{name}.{_suffix(type_)}", type_, [type_] * arguments)
 
 
+def prefetch(builder: ll.IRBuilder, pointer: ll.Value, *, write: bool) -> None:
+    """Ask for the cache line at ``pointer``, which need not be valid memory."""
+    name, flag = "llvm.prefetch.p0", I32(1 if write else 0)
+    function = _declare(builder.module, name, ll.VoidType(), [POINTER, I32, I32, I32])
+    builder.call(function, [pointer, flag, I32(3), I32(1)])
+
+
 def _masked_intrinsic(module: ll.Module, kind: str, type_: ll.Type) -> ll.Function:
     # Up to LLVM 21 the alignment is an argument; later versions read this form, too.
     mask = ll.VectorType(I1, type_.count)

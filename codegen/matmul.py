@@ -32,7 +32,7 @@ from .ll_loops import element_pointer, store_vector
 from .ll_types import I32, I64, lanes_for
 from .matmul_dot import DotPlan, emit_dot
 from .matmul_outer import OuterPlan, emit_outer
-from .matmul_tiles import Operand, Store
+from .matmul_tiles import Expect, Operand, Store
 
 # What of the first level cache (32 KB and up) a panel and a buffer of sums may take, in bytes.
 _PANEL_BYTES = 16 * 1024
@@ -142,6 +142,7 @@ def emit_matmul(
     store: Store | None = None,
     *,
     compact: bool = False,
+    expect: Expect | None = None,
     target: Host | None = None,
 ) -> None:
     """Emit a matrix product.
@@ -158,6 +159,8 @@ def emit_matmul(
             once. The callback emits code, and is called for several places in the loops.
         compact: emit ``store``'s code in few places, at the price of a detour through a buffer.
             For callbacks that emit much.
+        expect: called as ``expect(builder, row, column, width)`` before the product's part from there on
+            is computed, where that helps: the place to prefetch what ``store`` will touch.
         target: the CPU to emit for; by default this one.
 
     Raises:
@@ -185,7 +188,7 @@ def emit_matmul(
     if isinstance(plan, DotPlan):
         emit_dot(builder, spec.dtype, target, plan, *factors, extents, store)
     else:
-        emit_outer(builder, spec.dtype, target, plan, *factors, extents, store)
+        emit_outer(builder, spec.dtype, target, plan, *factors, extents, store, expect)
 
 
 def _store_into(dtype: DType, pointer: ll.Value, row_stride: int, column_stride: int) -> Store:

@@ -20,6 +20,7 @@ from .engine import Host
 from .ll_loops import for_range, splat
 from .ll_types import I64
 from .matmul_tiles import (
+    Expect,
     Operand,
     Piece,
     Store,
@@ -68,6 +69,7 @@ def emit_outer(
     vector: Operand,
     extents: tuple[int, int, int],
     store: Store,
+    expect: Expect | None = None,
 ) -> None:
     """Emit a product by outer products.
 
@@ -79,8 +81,9 @@ def emit_outer(
         broadcast, vector: the factor that is broadcast, and the one read in vectors.
         extents: extent of the broadcast factor, of the vector factor, and k.
         store: takes the finished pieces of C.
+        expect: is told which piece of C a tile will store, before it is computed.
     """
-    _Outer(builder, dtype, target, plan, broadcast, vector, extents, store).emit()
+    _Outer(builder, dtype, target, plan, broadcast, vector, extents, store, expect).emit()
 
 
 class _Panel(NamedTuple):
@@ -102,8 +105,10 @@ class _Outer(Tiles):
         vector: Operand,
         extents: tuple[int, int, int],
         store: Store,
+        expect: Expect | None,
     ) -> None:
         super().__init__(builder, dtype, target, store)
+        self.expect = expect
         self.plan = plan
         self.broadcast = broadcast
         self.vector = vector
@@ -140,6 +145,9 @@ class _Outer(Tiles):
 
         def tile(first: ll.Value, size: int) -> None:
             b = self.builder
+            if self.expect is not None:
+                for row in range(size):
+                    self.expect(b, self.plus(first, row), start, width_of(pieces))
             sums = iter(self._tile(panel, pieces, first, size, I64(0), self.k))
             for row in range(size):
                 for piece in pieces:

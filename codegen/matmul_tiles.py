@@ -18,6 +18,8 @@ from .ll_loops import Index, element_pointer, for_range, intrinsic, load_vector,
 from .ll_types import I8, I64, POINTER, constant
 
 Store = Callable[[ll.IRBuilder, ll.Value, ll.Value, ll.Value, int, int], None]
+Expect = Callable[[ll.IRBuilder, ll.Value, ll.Value, int], None]
+"""Called as ``expect(builder, row, column, width)`` before a tile's row is computed: fetch what storing needs."""
 
 # Fused multiply-adds in flight that keep two units of latency four busy.
 _CHAINS = 8
