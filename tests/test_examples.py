@@ -40,6 +40,13 @@ RUNS = [
         ("train_digits.png",),
     ),
     Run("dump_ir.py", ("--quick",)),
+    Run(
+        "autograd_tutorial.py",
+        ("--quick", "--out", "{out}"),
+        ("matplotlib",),
+        ("tensor(1.7725) = sqrt(pi)", "determinant 2.0000", "gradients never cleared"),
+        ("wave_and_slope.png", "cleared_or_not.png"),
+    ),
 ]
 
 

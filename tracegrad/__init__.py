@@ -16,7 +16,13 @@ from tracegrad import autograd, cuda, nn, optim
 from tracegrad.compiler import compile
 from tracegrad.device import Device as device
 from tracegrad.formatting import set_printoptions
-from tracegrad.grad_mode import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from tracegrad.grad_mode import (
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    no_grad,
+    set_grad_enabled,
+)
 from tracegrad.ir.types import (
     DType as dtype,
 )

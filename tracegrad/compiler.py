@@ -15,23 +15,30 @@ Start reading at :meth:`CompiledFunction.__call__`.
 from __future__ import annotations
 
 import functools
+import gc
 import threading
 import time
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, overload
 
-from tracegrad import pytree
+import numpy as np
+
+from tracegrad import pytree, tracing
 from tracegrad.explanation import explain_function, show_stage
 from tracegrad.fastcall import GUARD_FAILED, MISS, generate
 from tracegrad.grad_mode import state
-from tracegrad.guards import UnguardableError, watch
+from tracegrad.guards import Ran, Snapshot, StateGuard, UnguardableError, UnknownStateError, guard_of
 from tracegrad.ir import config, events
 from tracegrad.ir.interpreter import InterpretedExecutable
 from tracegrad.ir.location import SourceLocation
 from tracegrad.ir.program import Executable, Program
-from tracegrad.plan import RefusedError, plan
+from tracegrad.node import Node
+from tracegrad.plan import Plan, RefusedError, plan
+from tracegrad.size import Size
 from tracegrad.tensor import Tensor
 from tracegrad.tracing import Trace
 from tracegrad.variant import Variant
@@ -44,6 +51,10 @@ MAX_MISSES = 16
 """After so many calls in a row whose guards fail in every variant the function runs eagerly, with one warning."""
 MAX_REFUSALS = 3
 """After so many failed traces in a row the function runs eagerly for good, with one warning."""
+MAX_NEW = 256
+"""After so many traces in a row, none of which served a later call, the function runs eagerly for good."""
+MAX_SURPRISES = 5
+"""So many traces in a row may find state that nobody looked at before them."""
 
 _Plain = (int, float, bool, str, bytes, type(None))
 
@@ -52,7 +63,7 @@ class Stats:
     """What has happened to a compiled function.
 
     Attributes:
-        calls: all of them.
+        calls: all of them: native, interpreted, and eager ones.
         native: answered by compiled code.
         interpreted: answered by a variant with interpreted ops, or without native back end.
         eager: the plain Python function ran (tracing included).
@@ -63,7 +74,6 @@ class Stats:
     """
 
     def __init__(self) -> None:
-        self.calls = 0
         self.native = 0
         self.interpreted = 0
         self.eager = 0
@@ -73,9 +83,13 @@ class Stats:
         self.guard_failures: Counter[str] = Counter()
         self.compile_seconds = 0.0
 
+    @property
+    def calls(self) -> int:
+        return self.native + self.interpreted + self.eager
+
     def __repr__(self) -> str:
         fields = ", ".join(f"{key}={value!r}" for key, value in vars(self).items())
-        return f"Stats({fields})"
+        return f"Stats(calls={self.calls}, {fields})"
 
 
 class CompiledFunction:
@@ -86,6 +100,13 @@ class CompiledFunction:
         variants: newest first.
         refusals: reasons for which a run could not be compiled, with the user's line, newest last.
     """
+
+    FIXED = frozenset(
+        "_function _name _fullgraph _backend _lock _variants _call _failed_in_a_row _missed_in_a_row "
+        "_traced_in_a_row _surprises _ran _searched _eager_because refusals stats __wrapped__ __name__ __doc__ "
+        "__qualname__ __module__ __annotations__ __type_params__".split()
+    )
+    """Attributes that are ours; the user may hang others on the function."""
 
     def __init__(
         self, function: Callable[..., Any], *, fullgraph: bool, backend: str, name: str | None
@@ -100,6 +121,10 @@ class CompiledFunction:
         self._call: Callable[[tuple[Any, ...]], Any] | None = None
         self._failed_in_a_row = 0
         self._missed_in_a_row = 0
+        self._traced_in_a_row = 0
+        self._surprises = 0
+        self._ran: Ran = {}
+        self._searched: dict[int, FunctionType] = {}
         self._eager_because: tuple[str, SourceLocation | None] | None = None
         self.refusals: list[tuple[str, SourceLocation | None]] = []
         self.stats = Stats()
@@ -118,17 +143,19 @@ class CompiledFunction:
             result = call(args)
             if result is not MISS:
                 if result is not GUARD_FAILED:
-                    stats.calls += 1
                     stats.native += 1
                     return result
                 failed = call
         if state.trace is not None:
             return self._function(*args, **kwargs)  # Part of a larger trace.
-        stats.calls += 1
         if self._eager_because is not None or config.disable_jit.get():
             stats.eager += 1
             return self._function(*args, **kwargs)
-        leaves, spec = pytree.flatten((args, kwargs))
+        try:
+            leaves, spec = pytree.flatten((args, kwargs))
+        except RecursionError:
+            stats.eager += 1
+            return self._function(*args, **kwargs)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         key = spec, tuple([_leaf_key(leaf) for leaf in leaves])
         missed = False
@@ -140,22 +167,29 @@ class CompiledFunction:
                     stats.guard_failures[f"Python state: {entry.name}"] += 1
             else:
                 if failed is None or variant.call is not failed:
-                    done, result = self._run(variant, tensors)
+                    try:
+                        done, result = self._run(variant, tensors)
+                    except Exception:
+                        # Nothing was written. Python will raise this, or handle it, as it sees fit.
+                        stats.eager += 1
+                        return self._function(*args, **kwargs)
                     if done:
                         self._call = variant.call
-                        self._missed_in_a_row = 0
+                        self._missed_in_a_row = self._traced_in_a_row = 0
                         return result
                 stats.guard_failures["a value that Python looked at"] += 1
             missed = True
+        stats.eager += 1
         if missed:
             self._missed_in_a_row += 1
-            if self._missed_in_a_row > MAX_MISSES:
-                reason = stats.guard_failures.most_common(1)[0][0]
-                self._refuse(
-                    f"what it depends on is new at every call ({reason})", None, final=True
-                )
-                stats.eager += 1
-                return self._function(*args, **kwargs)
+        self._traced_in_a_row += 1
+        if self._missed_in_a_row > MAX_MISSES:
+            reason = stats.guard_failures.most_common(1)[0][0]
+            self._refuse(f"what it depends on is new at every call ({reason})", None, final=True)
+            return self._function(*args, **kwargs)
+        if self._traced_in_a_row > MAX_NEW:
+            self._refuse("its arguments are of a new kind at every call", None, final=True)
+            return self._function(*args, **kwargs)
         return self._trace(key, leaves, tensors, args, kwargs)
 
     def _run(self, variant: Variant, tensors: list[Tensor]) -> tuple[bool, Any]:
@@ -182,40 +216,100 @@ class CompiledFunction:
         kwargs: dict[str, Any],
     ) -> Any:
         """Run eagerly under a trace, and make a variant of what happened."""
-        self.stats.eager += 1
-        others = [leaf for leaf in leaves if not isinstance(leaf, (Tensor, *_Plain))]
-        try:
-            guard = watch(self._function, others)
-        except UnguardableError as error:
-            self._refuse(str(error), None, final=True)
-            return self._function(*args, **kwargs)
+        roots: list[tuple[Any, str]] = [(self._function, self._name)]
+        for position, leaf in enumerate(leaves):
+            if not isinstance(leaf, (Tensor, *_Plain)):
+                roots.append((leaf, f"argument {position}"))
+        before = self._look_around(roots)
         trace = Trace(self._name)
         for number, tensor in enumerate(tensors):
+            tensor._renew()
             trace.argument(tensor, number)
         grad_enabled = state.grad
         self.stats.traces += 1
         begin = time.perf_counter()
         state.trace = trace
+        tracing.active[0] += 1
         try:
-            returned = self._function(*args, **kwargs)
+            with trace.observer:
+                returned = self._function(*args, **kwargs)
         finally:
+            tracing.active[0] -= 1
             state.trace = None
         try:
-            changed = guard.changed()
-            if changed:
-                raise RefusedError(f"it changes Python state: {changed[0].name}")
-            made = plan(trace, returned, tensors, trace.entry_versions)
-            variant = Variant(made, guard, tensors, grad_enabled, self._compile)
-        except RefusedError as refusal:
-            self._refuse(refusal.reason, refusal.location, final=False)
+            if state.grad is not grad_enabled:
+                raise RefusedError("it changes the grad mode")
+            _check_arguments(args, kwargs, key[0], leaves)
+            containers = list(pytree.containers((args, kwargs)))
+            kept = {*map(id, containers), *map(id, leaves)}
+            variant = self._make_variant(trace, returned, tensors, before, roots, grad_enabled, kept)
+        except UnknownStateError as surprise:
+            self._surprises += 1
+            if self._surprises > MAX_SURPRISES:
+                self._refuse(f"it depends on state that cannot be foreseen: {surprise}", None, final=True)
+        except (RefusedError, UnguardableError) as refusal:
+            self._refuse(str(refusal), getattr(refusal, "location", None), final=False)
+        except Exception as error:
+            self._refuse(f"internal error: {type(error).__name__}: {error}", None, final=False)
         else:
-            self._failed_in_a_row = 0
+            self._failed_in_a_row = self._surprises = 0
             if not kwargs and spec_is_flat(key[0]):
                 variant.call = generate(variant, leaves)
             self._add(key, variant)
             self._call = variant.call
         self.stats.compile_seconds += time.perf_counter() - begin
         return returned
+
+    def _look_around(self, roots: list[tuple[Any, str]]) -> Snapshot | None:
+        """The state that the function can reach, as far as we can tell before it runs."""
+        functions = [(function, function.__name__) for function in self._searched.values()]
+        try:
+            before = Snapshot().take([*roots, *functions])
+            if self._ran:
+                # Code that ran in earlier calls leads to places that we would not find otherwise.
+                before.entries.update(Snapshot(self._ran).take([*roots, *functions]).entries)
+        except Exception:  # The user's own descriptors and attributes may do anything.
+            return None
+        return before
+
+    def _make_variant(
+        self,
+        trace: Trace,
+        returned: Any,
+        tensors: list[Tensor],
+        before: Snapshot | None,
+        roots: list[tuple[Any, str]],
+        grad_enabled: bool,
+        kept: set[int],
+    ) -> Variant:
+        """A variant of a traced run.
+
+        Args:
+            kept: ids of containers and other objects among the arguments.
+
+        Raises:
+            RefusedError, UnguardableError: the run cannot be described.
+            UnknownStateError: it may be possible at the next call.
+        """
+        if trace.failure is not None:
+            raise RefusedError(*trace.failure)
+        observer = trace.observer
+        if observer.refusal is not None:
+            raise RefusedError(*observer.refusal)
+        if before is None:
+            raise RefusedError("the Python state that it can reach cannot be looked at")
+        known = set(self._ran)
+        self._ran.update(observer.codes)
+        try:
+            guard = guard_of(before, roots, observer.codes, self._searched)
+        except UnknownStateError:
+            if known.issuperset(observer.codes) and self._surprises:
+                raise UnguardableError("it depends on state that only exists while it runs") from None
+            raise
+        _check_attributes(tensors, guard)
+        made = plan(trace, returned, tensors, guard, kept | before.containers.keys())
+        _refuse_leaks(trace, returned, made)
+        return Variant(made, guard, tensors, grad_enabled, self._compile)
 
     def _add(self, key: Any, variant: Variant) -> None:
         with self._lock:
@@ -298,7 +392,9 @@ class CompiledFunction:
             self._variants.clear()
             self._call = None
             self._eager_because = None
-            self._failed_in_a_row = 0
+            self._failed_in_a_row = self._missed_in_a_row = self._traced_in_a_row = self._surprises = 0
+            self._ran.clear()
+            self._searched.clear()
             self.refusals.clear()
             self.stats = Stats()
 
@@ -312,6 +408,61 @@ class CompiledFunction:
         return CompiledFunction(
             self._function, fullgraph=self._fullgraph, backend=self._backend, name=self._name
         )
+
+
+def _check_arguments(args: Any, kwargs: Any, spec: Any, leaves: list[Any]) -> None:
+    """Refuse a run that changed a container among its arguments."""
+    now, new_spec = pytree.flatten((args, kwargs))
+    if new_spec != spec or any(a is not b for a, b in zip(now, leaves, strict=True)):
+        raise RefusedError("it changes a container that is an argument")
+
+
+def _check_attributes(tensors: list[Tensor], guard: StateGuard) -> None:
+    """Refuse a run that may have read attributes that the user gave to a tensor argument."""
+    for tensor in tensors:
+        if id(tensor) not in guard.tensors and not guard.names.isdisjoint(tensor._attributes()):
+            raise RefusedError("it can read attributes of a tensor argument")
+
+
+def _refuse_leaks(trace: Trace, returned: Any, made: Plan) -> None:
+    """Refuse a run after which Python still holds a new tensor that is not part of the result.
+
+    Raises:
+        RefusedError: it would be missing after a native call.
+    """
+    outside = {id(source.tensor) for source in trace.sources}
+    outside.update(id(entry) for entry in trace.entry_grads.values())
+    new = [weakref.ref(t) for t in trace.known_tensors() if id(t) not in outside]
+    owners = [owner.tensor for owner, _ in made.grads]
+    arguments = [source.tensor for source in trace.sources]
+    trace.forget()
+    if not any(r() is not None for r in new):
+        return
+    explained = _explained([*pytree.flatten(returned)[0], *owners, *arguments])
+    if any((t := r()) is not None and id(t) not in explained for r in new):
+        gc.collect()
+        if any((t := r()) is not None and id(t) not in explained for r in new):
+            raise RefusedError("a tensor made inside is kept somewhere")
+
+
+def _explained(roots: list[Any]) -> set[int]:
+    """The tensors and records that hang on some tensors."""
+    seen: set[int] = set()
+    stack = list(roots)
+    while stack:
+        item = stack.pop()
+        if id(item) in seen:
+            continue
+        if isinstance(item, Tensor):
+            seen.add(id(item))
+            stack += [item._grad, item._base, item._grad_fn]
+            if item._view is not None:
+                stack.append(item._view[0])
+        elif isinstance(item, Node):
+            seen.add(id(item))
+            stack += item.edges
+            stack += getattr(item, "saved", None) or ()
+    return seen
 
 
 def spec_is_flat(spec: Any) -> bool:
@@ -342,10 +493,14 @@ def _leaf_key(leaf: Any) -> Any:
     """What of an argument a variant is specialised on; tensors are compared by the variant itself."""
     if isinstance(leaf, Tensor):
         return Tensor
-    if isinstance(leaf, float):
+    if type(leaf) is float:
         return float, leaf.hex()
-    if isinstance(leaf, _Plain):
+    if type(leaf) in _Plain:
         return type(leaf), leaf
+    if isinstance(leaf, np.generic):
+        return type(leaf), leaf.tobytes()
+    if type(leaf) is Size:
+        return Size, tuple(leaf)
     return _Identity(leaf)
 
 

@@ -15,14 +15,14 @@ class Device:
     __slots__ = ("index", "type")
 
     def __init__(self, type: Any = "cpu", index: int | None = None) -> None:
-        name = type.type if isinstance(type, Device) else str(type)
+        name: str = type.type if isinstance(type, Device) else str(type)
         name, _, number = name.partition(":")
         if name != "cpu":
             raise RuntimeError(
                 f"tracegrad runs on the CPU only, but device '{name}' was asked for.\n"
                 "Remove the device argument, or guard it with `if tracegrad.cuda.is_available():`."
             )
-        self.type = name
+        self.type: str = name
         self.index = int(number) if number else index
 
     def __repr__(self) -> str:

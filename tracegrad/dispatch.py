@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 import numpy as np
 
-from tracegrad.node import Edge, Node, OpNode, VersionCounter, new_op_node, node_class, present
 from tracegrad.grad_mode import state
 from tracegrad.ir import events
 from tracegrad.ir.location import SourceLocation, current_location, is_internal
@@ -25,7 +24,16 @@ from tracegrad.ir.numpy_errors import restore, silence
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.ops.selection import cast
 from tracegrad.ir.types import TensorType, from_numpy_dtype
-from tracegrad import tensor as _tensor
+from tracegrad.node import (
+    Edge,
+    Node,
+    OpNode,
+    VersionCounter,
+    late_bound,
+    new_op_node,
+    node_class,
+    present,
+)
 from tracegrad.tensor import Tensor, new_tensor
 
 NO_ATTRS: dict[str, Any] = {}
@@ -73,8 +81,8 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS) -> 
         data = getattr(x, "_data", x)
         arrays.append(data)
         if data is not x:
-            if x._base is not None and x._counter.value != x._view_version:
-                refresh_view(x)
+            if x._base is not None:
+                x._renew()
             if x._requires_grad:
                 needs_grad = True
     listening = events.active
@@ -84,6 +92,8 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS) -> 
     try:
         data = op.eval(*arrays, **attrs) if attrs else op.eval(*arrays)
     except Exception:
+        if state.trace is not None:
+            state.trace.operation_failed()
         check_types(op, operands, attrs)
         raise
     finally:
@@ -102,20 +112,28 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS) -> 
 
 def record(op: Op, operands: Sequence[Any], attrs: dict[str, Any], out: Tensor) -> None:
     """Give `out` the record of how it was made, keeping exactly what the derivative rule reads."""
+    data = out._data
+    shape = data.shape
     edges: list[Any] = []
     numbers = None
     needed = 0
+    broadcast = changed = False
     for x in operands:
-        edge = None
-        if isinstance(x, Tensor) and x._requires_grad:
-            edge = x._grad_fn
-            if edge is None:
-                edge = x
-            elif x._output_nr:
-                if numbers is None:
-                    numbers = [0] * len(operands)
-                numbers[len(edges)] = x._output_nr
-            needed |= 1 << len(edges)
+        edge: Edge = None
+        if isinstance(x, Tensor):
+            if x._data.shape != shape:
+                broadcast = True
+            if x._counter is not None and x._counter.value:
+                changed = True
+            if x._requires_grad:
+                edge = x._grad_fn
+                if edge is None:  # A leaf.
+                    edge = x
+                elif x._output_nr:
+                    if numbers is None:
+                        numbers = [0] * len(operands)
+                    numbers[len(edges)] = x._output_nr
+                needed |= 1 << len(edges)
         edges.append(edge)
     plan = _plans.get((op, needed))
     if plan is None:
@@ -123,22 +141,17 @@ def record(op: Op, operands: Sequence[Any], attrs: dict[str, Any], out: Tensor) 
     cls, reads_out, reads, plain = plan
     if cls is None:
         return
-    data = out._data
     # Where no operand was broadcast, pointwise rules need no types.
-    types = None if plain and _of_shape(operands, data.shape) else _types_of(operands)
+    types = None if plain and not broadcast else _types_of(operands)
     node = new_op_node(cls, op, attrs, tuple(edges), types)
     if numbers is not None:
         node.numbers = tuple(numbers)
-    saved: Sequence[Any] = operands
-    if len(reads) != len(edges):
-        saved = [None] * len(edges) if reads else ()
-        for index in reads:
-            saved[index] = operands[index]
-    for x in saved:
-        if isinstance(x, Tensor) and x._counter is not None and x._counter.value:
-            node.versions = tuple([x._version if isinstance(x, Tensor) else 0 for x in saved])
-            break
-    node.saved = tuple(saved)
+    if len(reads) == len(edges):
+        node.saved = tuple(operands)
+    elif reads:
+        node.saved = tuple([x if i in reads else None for i, x in enumerate(operands)])
+    if changed:
+        node.versions = tuple([getattr(x, "_version", 0) for x in node.saved or ()])
     if reads_out:
         node.saved_out = data
     # The user's line: two frames up is the function that applied the op.
@@ -177,14 +190,6 @@ def _make_plan(op: Op, needed: int, count: int) -> _Plan:
     return plan
 
 
-def _of_shape(operands: Sequence[Any], shape: tuple[int, ...]) -> bool:
-    """Whether all Tensors among the operands have this shape."""
-    for x in operands:
-        if isinstance(x, Tensor) and x._data.shape != shape:
-            return False
-    return True
-
-
 def _types_of(operands: Sequence[Any]) -> tuple[TensorType | None, ...]:
     return tuple([_type_of_array(x._data) if isinstance(x, Tensor) else None for x in operands])
 
@@ -206,8 +211,7 @@ def apply_view(op: Op, x: Tensor, attrs: dict[str, Any]) -> Tensor:
         out._data = made = source.view()
     if made.base is not None and (made.base is source or made.base is source.base):
         share_storage(out, x)
-        if state.grad:
-            out._view = x, op, attrs
+        out._view = x, op, attrs, state.grad
     return out
 
 
@@ -228,18 +232,18 @@ def refresh_view(view: Tensor) -> None:
     made under `no_grad` have no history to renew.
     """
     stale = []
-    while view._base is not None and view._view is not None:
-        if view._counter.value == view._view_version:
+    while view._base is not None and view._view[3]:
+        if view._version == view._view_version:
             break
         stale.append(view)
         view = view._view[0]
     for view in reversed(stale):
-        parent, op, attrs = view._view
-        view._view_version = view._counter.value
+        parent, op, attrs, _ = view._view
+        view._view_version = view._version
         if parent._requires_grad:
             record(op, (parent,), attrs, view)
             view._output_nr = 0
-            present(view._grad_fn, "AsStridedBackward0", ((_edge_of(parent), parent._output_nr),))
+            shown_as(view, "AsStridedBackward0", parent)
 
 
 def _edge_of(x: Tensor) -> Edge:
@@ -255,21 +259,20 @@ def apply_in_place(op: Op, x: Tensor, operands: Sequence[Any], attrs: dict[str, 
     Raises:
         RuntimeError: `x` is a leaf that requires grad, or a view of one; or the result does not fit.
     """
-    if state.trace is None and not events.active and not (state.grad and _any_requires_grad(operands)):
-        # Nothing to record: let the ufunc write into x, if it is one of this dtype.
-        if op.eval.__class__ is np.ufunc and x._data.flags.writeable:
-            check_in_place(x)
-            token = silence()
-            try:
-                op.eval(*[getattr(y, "_data", y) for y in operands], out=x._data, casting="no")
-            except (TypeError, ValueError):
-                pass
-            else:
-                bump_version(x)
-                return x
-            finally:
-                restore(token)
     check_in_place(x)
+    nothing_to_record = state.trace is None and not (state.grad and _any_requires_grad(operands))
+    if nothing_to_record and op.eval.__class__ is np.ufunc and not events.active:
+        # Let the ufunc write into x, if the result is of its shape and dtype.
+        token = silence()
+        try:
+            op.eval(*[getattr(y, "_data", y) for y in operands], out=x._data, casting="no")
+        except (TypeError, ValueError):
+            pass
+        else:
+            bump_version(x)
+            return x
+        finally:
+            restore(token)
     return store(x, apply(op, former(x, operands), attrs))
 
 
@@ -307,9 +310,7 @@ def check_in_place(x: Tensor, *, part: bool = False) -> None:
     Args:
         part: only a part of x is to be changed, as if through a view.
     """
-    if x._base is not None and x._counter.value != x._view_version:
-        refresh_view(x)
-    if state.grad and x._requires_grad:
+    if state.grad and x.requires_grad:
         base = x._base
         if x._grad_fn is None or (base is not None and base._grad_fn is None and base._requires_grad):
             which = "a view of a leaf" if part or base is not None else "a leaf"
@@ -329,7 +330,7 @@ def check_in_place(x: Tensor, *, part: bool = False) -> None:
 def check_rebase(view: Tensor) -> None:
     """Raise torch's error if a tensor is a view whose base cannot be given a new history."""
     while view._base is not None:
-        if view._view is None:
+        if not view._view[3]:
             raise RuntimeError(_NO_GRAD_VIEW)
         view = view._view[0]
 
@@ -361,18 +362,59 @@ def store(x: Tensor, value: Tensor) -> Tensor:
 def set_history(x: Tensor, value: Tensor) -> None:
     """`x` was overwritten, wholly or in part, and holds `value` now: count it, and take over how `value` was made.
 
-    Without grad mode x keeps the history that it had, as in torch.
+    Without grad mode x keeps the history that it had, as in torch. Where x is a view, what has a new history is
+    its base; other views, and in eager execution x itself, renew theirs when they are used next.
     """
+    recorded = value._requires_grad and state.grad
+    trace = state.trace
+    base = x._base
+    if base is None:
+        target, whole = x, value
+    else:
+        edges = _edges_of_part(base, x, value)
+        # A trace that has never seen the base need not know what becomes of it.
+        followed = trace is not None and trace.knows(base)
+        target, whole = base, _put_back(x, value) if recorded or followed else value
+        if recorded and isinstance(whole._grad_fn, OpNode):
+            present(whole._grad_fn, "CopySlices", edges)
     bump_version(x)
-    if value._requires_grad and state.grad:
-        if x._base is None:
-            x._grad_fn = value._grad_fn
-            x._output_nr = value._output_nr
-            x._requires_grad = True
+    if recorded:
+        target._grad_fn = whole._grad_fn
+        target._output_nr = whole._output_nr
+        target._requires_grad = True
+    if trace is not None:
+        trace.store(x, value)
+        if base is not None:
+            x._grad_fn, x._output_nr, x._requires_grad = value._grad_fn, value._output_nr, value._requires_grad
+            x._view_version = x._version
+            if recorded or followed:
+                trace.store(base, whole)
+
+
+def _put_back(view: Tensor, value: Tensor) -> Tensor:
+    """The base of `view` as it is when `view` is overwritten with `value`: torch's CopySlices.
+
+    Step by step from the view to its base, the changed part is put back into the whole. Memory is shared, so
+    there is nothing to compute, only to record; a trace, however, wants each value.
+    """
+    part = value
+    while view._base is not None:
+        parent, op, attrs, _ = view._view
+        if op is _slice:
+            attrs = {"start": attrs["start"], "sizes": view._data.shape, "stride": attrs["stride"]}
+            step: Any = _slice_update, (parent, part), attrs
+        elif op is _permute:
+            dims = attrs["dims"]
+            step = op, (part,), {"dims": tuple(sorted(range(len(dims)), key=dims.__getitem__))}
         else:
-            _rebase(x, value)
-    if state.trace is not None:
-        state.trace.store(x, value)
+            step = _reshape, (part,), {"shape": parent._data.shape}
+        if state.trace is not None:
+            part = apply(*step)
+        else:
+            part = new_tensor(parent._data)
+            record(step[0], step[1], step[2], part)
+        view = parent
+    return part
 
 
 def overwritten(x: Tensor, value: Tensor) -> Tensor:
@@ -382,7 +424,7 @@ def overwritten(x: Tensor, value: Tensor) -> Tensor:
     shape = value._data.shape
     attrs = {"start": (0,) * len(shape), "sizes": shape, "stride": (1,) * len(shape)}
     record(_slice_update, (x, value), attrs, out)
-    present(out._grad_fn, "CopyBackwards", ((_edge_of(x), x._output_nr), (_edge_of(value), value._output_nr)))
+    shown_as(out, "CopyBackwards", x, value)
     trace = state.trace
     if trace is not None and trace.failure is None:
         trace.alias(out, value)
@@ -390,44 +432,17 @@ def overwritten(x: Tensor, value: Tensor) -> Tensor:
     return out
 
 
-def _rebase(view: Tensor, value: Tensor) -> None:
-    """Give the base of `view` the history of `view` being overwritten with `value`: torch's CopySlices.
-
-    Step by step from the view to its base, the changed part is put back into the whole. Memory is shared, so
-    there is nothing to compute, only to record. Views renew their own history when they are used next.
-    """
-    base = view._base
-    others = [] if value._grad_fn is None else list(_edges_beside(value._grad_fn, view))
-    first = _edge_of(base), base._output_nr
-    part = value
-    while view._base is not None:
-        parent, op, attrs = view._view
-        whole = new_tensor(parent._data)
-        if op is _slice:
-            box = {"start": attrs["start"], "sizes": view._data.shape, "stride": attrs["stride"]}
-            record(_slice_update, (parent, part), box, whole)
-        elif op is _permute:
-            dims = attrs["dims"]
-            inverse = tuple(sorted(range(len(dims)), key=dims.__getitem__))
-            record(op, (part,), {"dims": inverse}, whole)
-        else:
-            record(_reshape, (part,), {"shape": parent._data.shape}, whole)
-        part, view = whole, parent
-    base._grad_fn = part._grad_fn
-    base._output_nr = 0
-    base._requires_grad = True
-    present(part._grad_fn, "CopySlices", (first, *others))
-
-
-def _edges_beside(node: Node, view: Tensor) -> Iterator[tuple[Edge, int]]:
-    """What else than the view itself a new value of the view was computed from."""
-    own = view._grad_fn
-    skipped = own is None
-    for edge, number in node.shown_edges():
-        if not skipped and edge is own:
-            skipped = True
-        else:
-            yield edge, number
+def _edges_of_part(base: Tensor, view: Tensor, value: Tensor) -> tuple[tuple[Edge, int], ...]:
+    """What users see where a part was overwritten: the base, and what else than the part `value` came from."""
+    edges = [(_edge_of(base), base._output_nr)]
+    if value._grad_fn is not None:
+        own = view._grad_fn
+        for edge in value._grad_fn.shown_edges():
+            if own is not None and edge[0] is own:
+                own = None
+            else:
+                edges.append(edge)
+    return tuple(edges)
 
 
 def _type_word(dtype: Any) -> str:
@@ -447,7 +462,7 @@ _slice = registered("slice")
 _slice_update = registered("slice_update")
 _reshape = registered("reshape")
 _permute = registered("permute")
-_tensor.refresh_view = refresh_view
+late_bound["refresh_view"] = refresh_view
 
 
 def shown_as(out: Tensor, name: str, *operands: Any) -> Tensor:
@@ -459,13 +474,14 @@ def shown_as(out: Tensor, name: str, *operands: Any) -> Tensor:
     """
     node = out._grad_fn
     if isinstance(node, OpNode):
-        edges = [
-            (_edge_of(x), x._output_nr)
-            for x in operands
-            if isinstance(x, Tensor) and x._data.dtype.kind == "f"
-        ]
-        if not any(edge is node for edge, _ in edges):
-            present(node, name, tuple(edges))
+        edges: list[tuple[Edge, int]] = []
+        for x in operands:
+            if isinstance(x, Tensor) and x._data.dtype.kind == "f":
+                edge = _edge_of(x)
+                if edge is node:  # The operation did nothing.
+                    return out
+                edges.append((edge, x._output_nr))
+        present(node, name, tuple(edges))
     return out
 
 

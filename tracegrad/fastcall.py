@@ -3,7 +3,7 @@
 A call of a compiled function on small tensors takes about as long as the Python around the native code. So for
 each variant whose arguments are plain positional ones we generate the straight-line code for exactly its checks,
 its inputs and its results; nothing is looped over, looked up or flattened. It does what
-:meth:`tracegrad.variant.Variant.applies` and ``run`` do, in a microsecond or two; shapes, dtypes, layout and
+:meth:`tracegrad.variant.Variant.accepts` and ``run`` do, in a microsecond or two; shapes, dtypes, layout and
 overlap are checked by the native entry itself. Whatever is not the plain case returns `MISS`, and the general way
 is taken. Start reading at :func:`generate`; ``Variant.call.source`` holds the text.
 """
@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tracegrad import tensor as tensors
+from tracegrad import tracing
 from tracegrad.grad_mode import state
 from tracegrad.guards import same
-from tracegrad.tensor import Tensor, new_tensor
+from tracegrad.node import hooks_added
+from tracegrad.tensor import Tensor
 
 if TYPE_CHECKING:
+    from tracegrad.plan import Output, Owner, Source
     from tracegrad.variant import Variant
 
 MISS: Any = type("Miss", (), {"__repr__": lambda self: "MISS", "__slots__": ()})()
@@ -67,25 +71,26 @@ def generate(variant: Variant, leaves: list[Any]) -> Callable[[tuple[Any, ...]],
         leaves: tensors and plain Python values.
 
     Returns:
-        None where the variant has no native entry, or a record needs more care.
+        None where the variant has no native entry.
     """
     executable: Any = variant.executable
     if getattr(executable, "entry", None) is None:
         return None
-    if variant.derivative is not None and variant.plan.bumps:
-        return None  # The record needs copies of what the inputs held before the update.
     code = _Code()
     code.names.update(
-        state=state, MISS=MISS, GUARD_FAILED=GUARD_FAILED, new=new_tensor, empty=np.empty, same=same,
-        entry=executable.entry, refcount=sys.getrefcount, ndarray=np.ndarray,
+        state=state, MISS=MISS, GUARD_FAILED=GUARD_FAILED, empty=np.empty, same=same, entry=executable.entry,
+        refcount=sys.getrefcount, make=object.__new__, Tensor=Tensor, tensors=tensors, active=tracing.active,
+        hooks=hooks_added,
     )  # fmt: skip
     arguments = _check_arguments(code, variant, leaves)
     _check_captures(code, variant)
     _check_grads(code, variant, arguments)
     if variant.guard.entries:
         code.line(f"if not {code.ref(variant.guard.check, 'check')}(): return MISS")
-    results = _call_entry(code, variant, arguments)
-    _connect(code, variant, arguments, results)
+    inputs = [_input_name(code, source, arguments) for source in variant.plan.sources]
+    copies = _copy_inputs(code, variant, inputs)
+    results = _call_entry(code, variant, arguments, inputs)
+    _connect(code, variant, arguments, inputs, results, copies)
     source = "def call(args):\n" + "\n".join(code.lines) + "\n"
     exec(compile(source, f"<fast call of {variant.plan.program.graph.name}>", "exec"), code.names)
     call = code.names["call"]
@@ -99,64 +104,99 @@ def _check_arguments(code: _Code, variant: Variant, leaves: list[Any]) -> list[s
     code.line(f"if len(args) != {len(leaves)}: return MISS")
     if names:
         code.line(f"{', '.join(names)}, = args")
+    grad_enabled, default = variant.modes
+    # A trace in any thread, or a hook registered since we were made, and the general way has a closer look.
     code.line(
-        f"if state.grad is not {variant.grad_enabled} or state.trace is not None: return MISS"
+        f"if active[0] or hooks[0] != {hooks_added[0]} or state.grad is not {grad_enabled} "
+        f"or tensors._default_float is not {code.ref(default, 'dtype')}: return MISS"
     )
-    tensors: list[str] = []
+    found: list[str] = []
     for name, leaf in zip(names, leaves, strict=True):
         if not isinstance(leaf, Tensor):
             value = code.ref(leaf, "v")
             code.line(f"if {name} is not {value} and not same({name}, {value}): return MISS")
             continue
-        grad_fn = "is not None" if leaf._grad_fn is None else "is None"
-        code.line(
-            f"if {name}.__class__ is not {code.ref(type(leaf), 'cls')} "
-            f"or {name}._requires_grad is not {leaf._requires_grad} or {name}._grad_fn {grad_fn} "
-            f"or {name}._hooks is not None or {name}._post_hooks is not None: return MISS"
-        )
-        tensors.append(name)
-    pattern = variant.pattern
-    for i, first in enumerate(pattern):
-        for j in range(i):
-            if pattern[j] == j and first in (i, j):
-                operator = "is not" if first == j else "is"
-                code.line(f"if {tensors[i]} {operator} {tensors[j]}: return MISS")
-    reachable = set(variant.guard.tensors)
-    captured = {id(s.tensor) for s in variant.plan.sources if s.kind == "capture"}
-    for i, name in enumerate(tensors):
+        code.line(f"if {name}.__class__ is not {code.ref(type(leaf), 'cls')}: return MISS")
+        _check_flags(code, name, leaf._requires_grad, leaf._grad_fn is None)
+        if variant.attributes:
+            unwanted = code.ref(frozenset(variant.attributes), "names")
+            code.line(f"if not {unwanted}.isdisjoint({name}.__dict__): return MISS")
+        found.append(name)
+    _check_pattern(code, variant.pattern, found, "{0} {op} {1}")
+    if variant.counted:
+        counters = "({0}._counter or {0}) {op} ({1}._counter or {1})"
+        _check_pattern(code, variant.counted, found, counters)
+    reachable = set(variant.guard.tensors) | variant.captured
+    for i, name in enumerate(found):
         if i in variant.fixed:
             code.line(f"if {name} is not {code.ref(variant.fixed[i], 'f')}: return MISS")
-        elif reachable or captured:
-            code.line(f"if id({name}) in {code.ref(reachable | captured, 'ids')}: return MISS")
-    return tensors
+        elif reachable:
+            code.line(f"if id({name}) in {code.ref(reachable, 'ids')}: return MISS")
+    return found
+
+
+def _check_flags(code: _Code, name: str, requires_grad: bool, is_leaf: bool) -> None:
+    """Compare what a tensor is in the eyes of autograd; the history of a view must be fresh."""
+    grad_fn = "is not None" if is_leaf else "is None"
+    code.line(
+        f"if {name}._requires_grad is not {requires_grad} or {name}._grad_fn {grad_fn} "
+        f"or ({name}._base is not None and {name}._counter.value != {name}._view_version): return MISS"
+    )
+
+
+def _check_pattern(code: _Code, pattern: tuple[int, ...], names: list[str], test: str) -> None:
+    for i, first in enumerate(pattern):
+        for j in range(i):
+            if pattern[j] == j and (first == j or first == i):
+                comparison = test.format(names[i], names[j], op="is not" if first == j else "is")
+                code.line(f"if {comparison}: return MISS")
 
 
 def _check_captures(code: _Code, variant: Variant) -> None:
     for source in variant.plan.sources:
         if source.kind == "capture":
-            name = code.ref(source.tensor, "c")
-            grad_fn = "is not None" if source.is_leaf else "is None"
-            code.line(
-                f"if {name}._requires_grad is not {source.requires_grad} or {name}._grad_fn {grad_fn} "
-                f"or {name}._hooks is not None or {name}._post_hooks is not None: return MISS"
-            )
+            _check_flags(code, code.ref(source.tensor, "c"), source.requires_grad, source.is_leaf)
+
+
+def _owner_name(code: _Code, owner: Owner | Source, arguments: list[str]) -> str:
+    return arguments[owner.number] if owner.number >= 0 else code.ref(owner.tensor, "c")
+
+
+def _input_name(code: _Code, source: Source, arguments: list[str]) -> str:
+    """The expression of the tensor that an input is read from."""
+    name = _owner_name(code, source, arguments)
+    return f"{name}._grad" if source.kind == "grad" else name
 
 
 def _check_grads(code: _Code, variant: Variant, arguments: list[str]) -> None:
-    for owner, had in variant.plan.read_grads:
-        name = arguments[owner.number] if owner.number >= 0 else code.ref(owner.tensor, "c")
-        code.line(f"if {name}._grad is {'None' if had else 'not None'}: return MISS")
+    sources = variant.plan.sources
+    for owner, number, fixed in variant.plan.read_grads:
+        name = _owner_name(code, owner, arguments) + "._grad"
+        if number < 0:
+            code.line(f"if {name} is not None: return MISS")
+            continue
+        code.line(f"if {name} is None or {name}._requires_grad: return MISS")
+        expected = _input_name(code, sources[number], arguments)
+        if fixed is not None:
+            expected = code.ref(fixed, "f")
+        if expected != name:
+            code.line(f"if {name} is not {expected}: return MISS")
 
 
-def _call_entry(code: _Code, variant: Variant, arguments: list[str]) -> list[str]:
+def _copy_inputs(code: _Code, variant: Variant, inputs: list[str]) -> str:
+    """Copy what the backward half must find as it is now; returns the dictionary of copies."""
+    if variant.derivative is None:
+        return "{}"
+    copied = variant.derivative.copied
+    for number in copied:
+        code.line(f"k{number} = {inputs[number]}._data.copy()")
+    return "{" + ", ".join(f"{number}: k{number}" for number in copied) + "}"
+
+
+def _call_entry(code: _Code, variant: Variant, arguments: list[str], inputs: list[str]) -> list[str]:
     """Allocate the results and enter native code; returns the names of the result arrays."""
-    plan = variant.plan
     executable: Any = variant.executable
     program = executable.program
-    inputs = []
-    for source in plan.sources:
-        owner = arguments[source.number] if source.number >= 0 else code.ref(source.tensor, "c")
-        inputs.append(f"{owner}._grad._data" if source.kind == "grad" else f"{owner}._data")
     reusable = _reusable_grads(variant)
     results = []
     for position, number in enumerate(program.result_numbers):
@@ -166,39 +206,55 @@ def _call_entry(code: _Code, variant: Variant, arguments: list[str]) -> list[str
         if type.nbytes <= _SMALL_RESULT:
             # Copying a small array is the fastest way to get memory for one.
             model = np.zeros(type.shape, type.dtype.np)
-            allocation = f"{array} = {code.ref(model.copy, 'make')}()"
+            allocation = f"{array} = {code.ref(model.copy, 'copy')}()"
         else:
             allocation = f"{array} = empty({type.shape!r}, {code.ref(type.dtype.np, 'd')})"
         if number in reusable:
-            owner_ = reusable[number]
-            name = arguments[owner_.number] if owner_.number >= 0 else code.ref(owner_.tensor, "c")
-            # An old grad that nobody else holds is overwritten: nobody can tell, and no page is touched anew.
-            code.line(f"g{position} = {name}._grad")
+            # Memory of an old grad that nobody else holds is used again: no page is touched anew.
+            code.line(f"g = {_owner_name(code, reusable[number], arguments)}._grad")
             code.line(
-                f"if g{position} is not None and refcount(g{position}) == 3 and g{position}._counter is None "
-                f"and refcount(g{position}._data) == 2 and g{position}._data.base is None "
-                f"and not g{position}._requires_grad: {array} = g{position}._data"
+                "if g is not None and refcount(g) == 3 and refcount(g._data) == 2 "
+                f"and g._data.base is None: {array} = g._data"
             )
             code.line("else:")
-            code.line(f"g{position} = None", 2)
             code.line(allocation, 2)
         else:
             code.line(allocation)
-    arena = []
+    if reusable:
+        code.line("g = None")
+    passed = [f"{name}._data" for name in inputs] + results
     if executable.arena_bytes:
-        arena = [code.ref(aligned_arena(executable.arena_bytes), "arena")]
-    code.line(f"status = entry({', '.join([*arena, *inputs, *results])})")
+        arenas = code.ref(_Arenas(executable.arena_bytes), "arenas")
+        code.line(f"m = {arenas}.take()")
+        code.line(f"status = entry({', '.join(['m', *passed])})")
+        code.line(f"{arenas}.append(m)")
+    else:
+        code.line(f"status = entry({', '.join(passed)})")
     code.line("if status: return GUARD_FAILED if status == 1 else MISS")
     return results
 
 
-def _reusable_grads(variant: Variant) -> dict[int, Any]:
+class _Arenas(list[np.ndarray]):
+    """Scratch memory, one piece for each call that is under way."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def take(self) -> np.ndarray:
+        try:
+            return self.pop()
+        except IndexError:
+            return aligned_arena(self.size)
+
+
+def _reusable_grads(variant: Variant) -> dict[int, Owner]:
     """Outputs that become a ``grad`` and may be written over the old one: output number -> owner."""
     plan = variant.plan
     graph = variant.executable.program.graph
     if plan.program.guards or any(node.op.name in _CHECKED_OPS for node in graph.nodes):
         return {}
-    read = {id(owner.tensor) for owner, _ in plan.read_grads}
+    read = {id(owner.tensor) for owner, _, _ in plan.read_grads}
     returned = {leaf.number for leaf in plan.leaves if leaf.kind == "new"}
     numbers = [number for _, number in plan.grads if number is not None]
     return {
@@ -218,61 +274,70 @@ def aligned_arena(size: int) -> np.ndarray:
     return raw[start : start + size]
 
 
-def _connect(code: _Code, variant: Variant, arguments: list[str], results: list[str]) -> None:
+def _make_tensor(code: _Code, name: str, array: str, output: Output, record: str | None) -> None:
+    """Inlined ``new_tensor``."""
+    if output.order is not None:
+        array = f"{array}.transpose({tuple(np.argsort(output.order).tolist())!r})"
+    grad_fn, requires_grad = (record, True) if record else ("None", False)
+    code.line(
+        f"{name} = make(Tensor); {name}._data = {array}; {name}._requires_grad = {requires_grad}; "
+        f"{name}._grad_fn = {grad_fn}; {name}._grad = {name}._base = {name}._view = {name}._counter = None"
+    )
+    if output.version:
+        code.line(f"{name}._version_counter().value = {output.version}")
+
+
+def _connect(
+    code: _Code,
+    variant: Variant,
+    arguments: list[str],
+    inputs: list[str],
+    results: list[str],
+    copies: str,
+) -> None:
     """Count versions, wrap the results, assign grads, and build the returned value."""
-    plan = variant.plan
-
-    def owner_name(owner: Any) -> str:
-        return arguments[owner.number] if owner.number >= 0 else code.ref(owner.tensor, "c")
-
-    for input_number, steps in plan.bumps.items():
-        source = plan.sources[input_number]
-        name = arguments[source.number] if source.number >= 0 else code.ref(source.tensor, "c")
-        target = f"{name}._grad" if source.kind == "grad" else name
-        code.line(f"{target}._version_counter().value += {steps}")
+    plan, derivative = variant.plan, variant.derivative
+    for number, steps in plan.bumps.items():
+        if steps:
+            code.line(f"{inputs[number]}._version_counter().value += {steps}")
+    if derivative is not None:
+        count = derivative.computed_count
+        computed = ", ".join(results[len(results) - count :]) if count else ""
+        code.line(
+            f"record = {code.ref(variant.make_record, 'record')}([{', '.join(inputs)}], [{computed}], {copies})"
+        )
     tensors: dict[int, str] = {}
-    reusable = _reusable_grads(variant)
-    for owner, number in plan.grads:
-        name = owner_name(owner)
-        if number is None:
-            code.line(f"{name}._grad = None")
-            continue
-        tensors[number] = f"t{number}"
-        if number in reusable:
-            code.line(f"t{number} = g{number}")
-            code.line(f"if t{number} is None: {name}._grad = t{number} = new(o{number})")
-        else:
-            code.line(f"{name}._grad = t{number} = new(o{number})")
     for leaf in plan.leaves:
         if leaf.kind == "new" and leaf.number not in tensors:
-            tensors[leaf.number] = f"t{leaf.number}"
-            code.line(f"t{leaf.number} = new(o{leaf.number})")
-        if leaf.kind == "new" and leaf.freed is not None:
-            code.line(
-                f"t{leaf.number}._grad_fn = {code.ref(variant.freed_record(leaf.freed), 'freed')}"
-            )
-            code.line(f"t{leaf.number}._requires_grad = True")
-    if variant.derivative is not None:
-        inputs = []
-        for source in plan.sources:
-            name = arguments[source.number] if source.number >= 0 else code.ref(source.tensor, "c")
-            inputs.append(f"{name}._grad" if source.kind == "grad" else name)
-        count = variant.derivative.computed_count
-        computed = ", ".join(results[len(results) - count :]) if count else ""
-        make = code.ref(variant.make_record, "make")
-        code.line(f"record = {make}([{', '.join(inputs)}], [{computed}])")
-        for leaf in plan.leaves:
-            if leaf.kind == "new" and leaf.differentiable:
-                code.line(f"t{leaf.number}._grad_fn = record; t{leaf.number}._requires_grad = True")
-                output = variant.derivative.roots.index(leaf.number)
-                if output:
-                    code.line(f"t{leaf.number}._output_nr = {output}")
+            name = tensors[leaf.number] = f"t{leaf.number}"
+            record = None
+            if leaf.freed is not None:
+                freed = code.ref(variant.freed_record, "freed")
+                record = f"{freed}({leaf.freed!r}, ({''.join(f'{a}, ' for a in arguments)}))"
+                if not any(s.requires_grad for s in plan.sources if s.kind == "argument"):
+                    record = code.ref(variant.freed_record(leaf.freed, ()), "freed")
+            elif leaf.root >= 0:
+                record = "record"
+            _make_tensor(code, name, results[leaf.number], plan.outputs[leaf.number], record)
+            if leaf.root > 0:
+                code.line(f"{name}._output_nr = {leaf.root}")
+            if derivative is not None and leaf.root in derivative.watched_outputs:
+                code.line(f"record.watch_result({leaf.root}, {name})")
+    for owner, output in plan.grads:
+        name = _owner_name(code, owner, arguments)
+        if output is None:
+            code.line(f"{name}._grad = None")
+            continue
+        if output not in tensors:
+            tensors[output] = f"t{output}"
+            _make_tensor(code, f"t{output}", results[output], plan.outputs[output], None)
+        code.line(f"{name}._grad = t{output}")
     expressions = []
     for leaf in plan.leaves:
         if leaf.kind == "new":
             expressions.append(tensors[leaf.number])
         elif leaf.kind == "owner":
-            expressions.append(owner_name(leaf.value))
+            expressions.append(_owner_name(code, leaf.value, arguments))
         elif leaf.kind == "grad":
             expressions.append(tensors[plan.grads[leaf.number][1] or 0])
         else:

@@ -21,10 +21,12 @@ class ModeState(threading.local):
     Attributes:
         grad: whether operations on tensors that require grad are recorded.
         trace: the :class:`tracegrad.tracing.Trace` that records every operation, or None.
+        check_nan: whether the backward pass stops at NaN.
     """
 
     grad: bool = True
     trace: Any = None
+    check_nan: bool = False
 
 
 state = ModeState()
@@ -109,6 +111,17 @@ class enable_grad(_GradMode):  # noqa: N801
 
     def __new__(cls, function: Any = None) -> Any:
         return super().__new__(cls) if function is None else super().__new__(cls)(function)
+
+
+class inference_mode(_GradMode):  # noqa: N801
+    """As `no_grad` (or, with False, as `enable_grad`). What torch saves here in bookkeeping costs nothing anyway."""
+
+    def __new__(cls, mode: Any = True) -> Any:
+        return super().__new__(cls)(mode) if callable(mode) else super().__new__(cls)
+
+    def __init__(self, mode: Any = True) -> None:
+        super().__init__()
+        self._mode = mode is False
 
 
 class set_grad_enabled(_GradMode):  # noqa: N801

@@ -4,35 +4,73 @@ A traced function reads numbers, flags, strings and containers from globals, clo
 optimizer, ``training`` of a module, a user's own ``self.scale``. They are constants of the trace, so before each
 native call we must know that they are what they were. A stale constant is the worst bug a tracer can have.
 
-:func:`watch` finds this state without running anything: from the function's code it collects the *names* that the
-code mentions, then follows globals, closure cells, containers, objects' attributes and further functions, as far
-as a mentioned name leads. Each place where it looked becomes an :class:`Entry`; a generated function compares all
-of them in a few microseconds. More is guarded than is read, which costs time but is never wrong; what is too large
-or opaque to compare makes the function run eagerly.
+:class:`Snapshot` walks over this state. Given the code that ran (:mod:`tracegrad.observer`), it knows the names
+that the code mentions, and follows globals, closure cells, defaults, containers, attributes and classes as far as
+these names lead. Each place where it looked becomes an :class:`Entry`. More is guarded than is read, which costs
+time but is never wrong; what cannot be compared makes the function run eagerly.
+
+Two snapshots are taken of each traced run: one before, from what the function's code can reach, and one after,
+from the code that ran. :func:`guard_of` compares them: the run must not have changed what it depends on, and all
+that it depends on must have been seen before. What is left is a :class:`StateGuard`, which compares all places in
+one generated function.
 """
 
 from __future__ import annotations
 
+import builtins
+import collections
+import datetime
+import decimal
+import enum
+import fractions
+import functools
+import gc
+import marshal
 import math
+import operator
+import re
 import sys
+import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from types import CodeType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tracegrad.ir.location import is_internal
+from tracegrad import random
+from tracegrad.bytecode import facts_of
+from tracegrad.device import Device
 from tracegrad.ir.types import DType
+from tracegrad.observer import FOLLOWED, INTERNAL, OURS, USER, kind_of_code, kind_of_file
 from tracegrad.tensor import Tensor
 
-MAX_ENTRIES = 20_000
+MAX_ENTRIES = 10_000
 """State with more places than this is not watched; the function runs eagerly."""
 
 _MAX_ARRAY_BYTES = 4096
+_LONG = 8
+"""Longer lists and dicts of plain values are compared as a whole."""
 _PLAIN = (int, float, bool, str, bytes, complex, type(None))
-_MISSING = object()
-DYNAMIC = frozenset({"__dict__", "vars"})
-"""Code with these names may read any attribute."""
+_MARSHALLED = frozenset({int, float, bool, str, type(None)})
+_MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
+_PLAIN_TYPES = frozenset(_PLAIN)
+_IMMUTABLE = (
+    DType, Device, range, slice, type(...), type(NotImplemented), types.BuiltinFunctionType,
+    types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType, types.GetSetDescriptorType,
+    types.MemberDescriptorType, types.ClassMethodDescriptorType, types.CodeType, types.GenericAlias, types.UnionType,
+    np.generic, np.dtype, np.ufunc, re.Pattern, decimal.Decimal, fractions.Fraction, datetime.date, datetime.time,
+    datetime.timedelta, datetime.tzinfo, enum.Enum, frozenset, type(threading.Lock()), type(threading.RLock()),
+    type(collections.namedtuple("Pair", "a b").a),
+)  # fmt: skip
+_C_BASES = (
+    object, dict, list, tuple, set, collections.deque, str, int, float, bytes, complex, BaseException, Exception,
+    types.SimpleNamespace, types.ModuleType, type, np.ndarray, collections.OrderedDict, collections.defaultdict,
+)  # fmt: skip
+"""Classes written in C all of whose state we know how to look at."""
+_OWN_ATTRIBUTES = frozenset({"_output_nr", "_hooks", "_post_hooks", "_accumulator_ref"})
+_PROBING = frozenset({"getattr", "hasattr", "AttributeError"})
+_cached_function = type(functools.lru_cache(lambda: None))
 
 
 class UnguardableError(Exception):
@@ -43,9 +81,10 @@ class Entry(NamedTuple):
     """One place and what it held.
 
     Attributes:
-        kind: how to read it: ``item`` (container[key]), ``cell``, ``attribute``, ``length``, ``array``.
+        kind: how to read it: ``item`` (container[key]), ``attribute``, ``cell``, ``absent`` (no such key),
+            ``keys``, ``length``, ``items`` (of a sequence), ``members`` (of a set), ``bytes``, ``marshal``.
         container, key: where.
-        value: what it held; for ``array`` the bytes.
+        value: what it held.
         name: how to call the place in messages.
     """
 
@@ -58,282 +97,554 @@ class Entry(NamedTuple):
     def read(self) -> Any:
         """What the place holds now."""
         try:
-            match self.kind:
-                case "item":
-                    return self.container[self.key]
-                case "cell":
-                    return self.container.cell_contents
-                case "attribute":
-                    return getattr(self.container, self.key)
-                case "length":
-                    return len(self.container)
-                case _:
-                    return self.container.tobytes()
-        except (KeyError, IndexError, AttributeError, ValueError):
+            return _READERS[self.kind](self.container, self.key)
+        except Exception:  # The user's attributes may raise anything.
             return _MISSING
 
     def holds(self) -> bool:
         """Whether the place holds what it held."""
-        return same(self.read(), self.value)
+        now = self.read()
+        if self.kind == "items":
+            return now is not _MISSING and same_items(now, self.value)
+        if self.kind in ("keys", "members", "bytes", "marshal", "length", "absent"):
+            return bool(now == self.value)
+        return same(now, self.value)
+
+
+_READERS: dict[str, Callable[[Any, Any], Any]] = {
+    "item": lambda container, key: container[key],
+    "attribute": lambda container, key: getattr(container, key),
+    "cell": lambda container, key: container.cell_contents,
+    "absent": lambda container, key: key not in container,
+    "keys": lambda container, key: [*container],
+    "length": lambda container, key: len(container),
+    "items": lambda container, key: [*container],
+    "members": lambda container, key: set(container),
+    "bytes": lambda container, key: _bytes_of(container),
+    "marshal": lambda container, key: marshal.dumps(container, 2),
+}
+
+
+def _bytes_of(buffer: Any) -> Any:
+    if isinstance(buffer, np.ndarray):
+        return buffer.shape, buffer.dtype.str, buffer.tobytes()
+    return bytes(buffer)
 
 
 def same(now: Any, then: Any) -> bool:
     """Whether a value is the one seen: the same object, or an equal plain one of the same type."""
     if now is then:
         return True
-    if now.__class__ is not then.__class__ or not isinstance(then, _PLAIN):
+    if now.__class__ is not then.__class__:
         return False
     if isinstance(then, float):
         return (now == then and math.copysign(1, now) == math.copysign(1, then)) or (
             now != now and then != then
         )
-    return now == then
+    if isinstance(then, complex):
+        return same(now.real, then.real) and same(now.imag, then.imag)
+    if isinstance(then, np.generic):
+        return now.tobytes() == then.tobytes()
+    return type(then) in _PLAIN_TYPES and bool(now == then)
 
 
-class _Names:
-    """The names and strings that some code mentions, growing as more code is found."""
-
-    def __init__(self) -> None:
-        self.known: set[str] = set()
-        self.codes: set[types.CodeType] = set()
-        self.dynamic = False
-
-    def add(self, code: types.CodeType) -> None:
-        stack = [code]
-        while stack:
-            item = stack.pop()
-            if item in self.codes:
-                continue
-            self.codes.add(item)
-            self.known.update(item.co_names)
-            if not is_internal(item.co_filename) and not DYNAMIC.isdisjoint(item.co_names):
-                self.dynamic = True
-            for const in item.co_consts:
-                if isinstance(const, types.CodeType):
-                    stack.append(const)
-                elif isinstance(const, str) and const.isidentifier():
-                    self.known.add(const)
-
-    def __contains__(self, name: object) -> bool:
-        return self.dynamic or name in self.known
+def same_items(now: Iterable[Any], then: list[Any]) -> bool:
+    """Whether a sequence has the items that were seen."""
+    now = [*now]
+    return len(now) == len(then) and all(map(same, now, then))
 
 
-def _is_library(module_name: str | None, filename: str | None) -> bool:
-    """Whether code or an object belongs to the standard library, NumPy, or tracegrad's own machinery."""
-    top = (module_name or "").partition(".")[0]
-    if top == "tracegrad":
-        return not (module_name or "").startswith(("tracegrad.nn", "tracegrad.optim"))
-    if top in sys.stdlib_module_names and top != "__main__":
-        return True
-    if top in (
-        "numpy",
-        "llvmlite",
-        "networkx",
-        "matplotlib",
-        "tqdm",
-        "sklearn",
-        "scipy",
-        "pytest",
-        "_pytest",
-    ):
-        return True
-    if filename is not None and is_internal(filename):
-        return not (module_name or "").startswith(("tracegrad.nn", "tracegrad.optim"))
-    return False
+Ran = dict[int, tuple[CodeType, dict[str, Any], str]]
+"""Code that ran: id -> (code, its globals, its kind)."""
 
 
-class _Watcher:
-    """Walks over reachable state. Objects are visited again when new names have become known."""
+class Snapshot:
+    """The state that code can reach, as of now.
 
-    def __init__(self) -> None:
-        self.names = _Names()
+    Attributes:
+        entries: the places and what they held.
+        tensors: tensors that can be reached, by id.
+        containers: ids of all other objects that can be reached.
+        unguardable: the first state that cannot be compared, or None.
+        probes: whether the code may ask for attributes that are not there.
+    """
+
+    def __init__(self, ran: Ran | None = None) -> None:
         self.entries: dict[tuple[str, int, Any], Entry] = {}
-        self.objects: dict[int, tuple[Any, str]] = {}
         self.tensors: dict[int, Tensor] = {}
-        self.pending: list[tuple[Any, str]] = []
+        self.unguardable: str | None = None
+        self._ran = ran
+        self._names: set[str] = set()
+        self._dynamic = False
+        self.probes = False
+        self._codes: dict[int, CodeType] = {}
+        self._functions: set[int] = set()
+        self._objects: dict[int, tuple[Any, str]] = {}
+        self._classes: dict[type, str] = {}
+        self._pending: list[tuple[Any, str]] = []
+        self._revisit = True
 
-    def run(self, function: Callable[..., Any], arguments: list[Any]) -> None:
-        self.visit(function, getattr(function, "__name__", "function"))
-        for position, argument in enumerate(arguments):
-            self.visit(argument, f"argument {position}")
+    @property
+    def containers(self) -> dict[int, tuple[Any, str]]:
+        return self._objects
+
+    def take(self, roots: Iterable[tuple[Any, str]]) -> Snapshot:
+        """Walk from the given objects (and from the code that ran). Returns itself."""
+        self._visit_generator(random.default_generator)
+        for value, name in roots:
+            self.visit(value, name)
+        for code, names, kind in (self._ran or {}).values():
+            self._mention(code, names, kind)
         while True:
-            while self.pending:
-                value, name = self.pending.pop()
+            while self._pending:
+                value, name = self._pending.pop()
+                if len(self.entries) > MAX_ENTRIES:
+                    self._give_up(f"it can reach more than {MAX_ENTRIES} pieces of Python state, at {name}")
+                    return self
                 self._expand(value, name)
-            before = len(self.names.known)
+            if not self._revisit:
+                return self
             # A name learnt late may select attributes of an object seen early.
-            for value, name in list(self.objects.values()):
-                self._expand(value, name)
-            if not self.pending and len(self.names.known) == before:
-                return
+            self._revisit = False
+            self._pending.extend(
+                item for item in self._objects.values() if not isinstance(item[0], (dict, list, tuple, np.ndarray))
+            )
+
+    def unseen_functions(self) -> list[CodeType]:
+        """Code that ran in functions which the walk has not met, although they may have closures or defaults."""
+        assert self._ran is not None
+        nested = {id(inner) for code, _, _ in self._ran.values() for inner in facts_of(code).nested}
+        return [
+            code
+            for code, _, kind in self._ran.values()
+            if id(code) not in self._functions
+            and id(code) not in nested
+            and (code.co_freevars or (kind is USER and code.co_argcount + code.co_kwonlyargcount))
+            and kind in (USER, FOLLOWED)
+        ]
+
+    # What code mentions.
+
+    def _mention(self, code: CodeType, names: dict[str, Any], kind: str) -> None:
+        """Take note of the names in some code, and look at its globals."""
+        if id(code) in self._codes:
+            return
+        self._codes[id(code)] = code
+        facts = facts_of(code)
+        if not facts.attributes <= self._names:
+            self._names |= facts.attributes
+            self._revisit = True
+        if kind is OURS:
+            return
+        if kind is USER and not _PROBING.isdisjoint(facts.globals):
+            self.probes = True
+        if facts.dynamic and kind is USER and not self._dynamic:
+            self._dynamic = self._revisit = True
+        for name in facts.globals:
+            self._look_up(name, names, kind)
+        for name in facts.imports:
+            self._look_up_import(name, names)
+        for variable, attribute in facts.pairs:
+            self._check_numpy_random(variable, attribute, names, facts.imports)
+        if self._ran is None:
+            for inner in facts.nested:
+                self._mention(inner, names, kind)
+
+    def _look_up(self, name: str, names: dict[str, Any], kind: str) -> None:
+        if name in names:
+            value = names[name]
+            if _is_numpy_random(value):
+                self._give_up(f"it can draw NumPy's random numbers: {name}")
+            if kind is USER:
+                self.entry("item", names, name, value, name)
+            else:
+                self.visit(value, name)
+        elif kind is USER and hasattr(builtins, name):
+            self.entry("absent", names, name, True, name)
+
+    def _look_up_import(self, name: str, names: dict[str, Any]) -> None:
+        """The modules that an import statement may mean."""
+        package = names.get("__package__") or ""
+        parents = [".".join(package.split(".")[:n]) for n in range(1, package.count(".") + 2)] if package else []
+        candidates = [name, name.partition(".")[0], *(f"{p}.{name}" if name else p for p in parents)]
+        for candidate in dict.fromkeys(candidates):
+            module = sys.modules.get(candidate)
+            if module is not None:
+                self.entry("item", sys.modules, candidate, module, candidate)
+
+    def _check_numpy_random(
+        self, variable: str, attribute: str, names: dict[str, Any], imports: tuple[str, ...]
+    ) -> None:
+        """NumPy's generators are written so that the observer cannot see their calls."""
+        if attribute != "random":
+            return
+        value = names.get(variable)
+        if value is np or (value is None and any(name.partition(".")[0] == "numpy" for name in imports)):
+            self._give_up(f"it can draw NumPy's random numbers: {variable}.random")
+
+    def _give_up(self, reason: str) -> None:
+        if self.unguardable is None:
+            self.unguardable = reason
+
+    # Places and values.
 
     def visit(self, value: Any, name: str) -> None:
         """Note a value; expand it later if there is anything inside."""
         if isinstance(value, Tensor):
-            self.tensors[id(value)] = value
+            if id(value) not in self.tensors:
+                self.tensors[id(value)] = value
+                self._objects[id(value)] = value, name
+                self._pending.append((value, name))
+        elif type(value) in _PLAIN_TYPES:
             return
-        if isinstance(value, (*_PLAIN, DType)) or id(value) in self.objects:
-            return
-        self.objects[id(value)] = (value, name)
-        self.pending.append((value, name))
+        elif not isinstance(value, _IMMUTABLE) and id(value) not in self._objects:
+            self._objects[id(value)] = value, name
+            self._pending.append((value, name))
+        elif isinstance(value, (enum.Enum, frozenset)):
+            self._visit_inside(value, name)
+
+    def _visit_inside(self, value: Any, name: str) -> None:
+        if isinstance(value, enum.Enum):
+            self.visit(type(value), type(value).__name__)
+            self.visit(value.value, name)
+        else:
+            for item in value:
+                self.visit(item, f"an element of {name}")
 
     def entry(self, kind: str, container: Any, key: Any, value: Any, name: str) -> None:
+        """Note a place, and what is in it."""
         place = (kind, id(container), key)
         if place not in self.entries:
-            if len(self.entries) >= MAX_ENTRIES:
-                raise UnguardableError(
-                    f"it can reach more than {MAX_ENTRIES} pieces of Python state, at {name}"
-                )
             self.entries[place] = Entry(kind, container, key, value, name)
-            self.visit(value, name)
+            if kind in ("item", "attribute", "cell"):
+                self.visit(value, name)
 
     def _expand(self, value: Any, name: str) -> None:
         match value:
+            case Tensor():
+                self._expand_attributes(value, name, [k for k in value.__dict__ if k not in _OWN_ATTRIBUTES])
             case types.FunctionType():
                 self._expand_function(value, name)
             case types.MethodType():
                 self.visit(value.__func__, name)
                 self.visit(value.__self__, name)
             case types.ModuleType():
-                if not _is_library(value.__name__, getattr(value, "__file__", None)):
-                    self._expand_mapping_by_names(value.__dict__, name)
+                self._expand_module(value, name)
             case type():
-                if not _is_library(value.__module__, None):
-                    self._expand_class(value, name)
-            case dict():
-                self.entry("length", value, None, len(value), f"len({name})")
-                for key, item in list(value.items()):
-                    self.visit(key, f"a key of {name}")
-                    self.entry("item", value, key, item, f"{name}[{key!r}]")
-            case list() | tuple():
-                if isinstance(value, list):
-                    self.entry("length", value, None, len(value), f"len({name})")
-                for position, item in enumerate(value):
-                    if isinstance(value, list):
-                        self.entry("item", value, position, item, f"{name}[{position}]")
-                    else:
-                        self.visit(item, f"{name}[{position}]")
-            case set() | frozenset():
-                self.entry("length", value, None, len(value), f"len({name})")
-            case np.ndarray():
-                self._expand_array(value, name)
-            case Iterator():
-                raise UnguardableError(f"it reads from an iterator, {name}")
+                self._expand_class(value, name)
+            case staticmethod() | classmethod():
+                self.visit(value.__func__, name)
+            case property():
+                for accessor in (value.fget, value.fset, value.fdel):
+                    self.visit(accessor, name)
+            case functools.partial():
+                for part in (value.func, value.args, value.keywords):
+                    self.visit(part, name)
+            case functools.partialmethod():
+                for part in (value.func, value.args, value.keywords):
+                    self.visit(part, name)
+            case operator.attrgetter() | operator.methodcaller() | operator.itemgetter():
+                self._expand_getter(value, name)
+            case random.Generator():
+                self._visit_generator(value)
             case _:
                 self._expand_object(value, name)
 
     def _expand_function(self, function: types.FunctionType, name: str) -> None:
         code = function.__code__
-        if _is_library(function.__module__, code.co_filename):
+        kind = kind_of_code(code, function.__globals__)
+        if self._ran is None:
+            if kind in (INTERNAL, FOLLOWED):
+                return
+            self._mention(code, function.__globals__, kind)
+        elif id(code) not in self._ran:
             return
-        self.names.add(code)
+        if id(function) in self._functions or kind in (INTERNAL, OURS):
+            return
+        self._functions.add(id(function))
+        self._functions.add(id(code))
         for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
-                self.entry("cell", cell, None, cell.cell_contents, variable)
+                content = cell.cell_contents
             except ValueError:
-                continue  # A cell that is not filled yet.
-        self._expand_mapping_by_names(function.__globals__, "", code)
-        for position, default in enumerate(function.__defaults__ or ()):
-            self.visit(default, f"default {position} of {name}")
-        for key, default in (function.__kwdefaults__ or {}).items():
-            self.visit(default, f"default {key} of {name}")
+                content = _MISSING  # Not filled yet.
+            self.entry("cell", cell, None, content, variable)
+        if kind is not USER:
+            return
+        self.entry("attribute", function, "__code__", code, f"{name}.__code__")
+        if code.co_argcount:
+            self.entry("attribute", function, "__defaults__", function.__defaults__, f"the defaults of {name}")
+        if code.co_kwonlyargcount:
+            self.entry("attribute", function, "__kwdefaults__", function.__kwdefaults__, f"the defaults of {name}")
+        self._expand_attributes(function, name, list(function.__dict__))
 
-    def _expand_mapping_by_names(
-        self, mapping: dict[str, Any], prefix: str, code: types.CodeType | None = None
-    ) -> None:
-        names: Any = self.names.known
-        if code is not None:
-            names = _names_of(code)
-        ours = str(mapping.get("__name__", "")).startswith("tracegrad.")
-        for key in names:
-            if key in mapping and ours:
-                self.visit(mapping[key], key)  # Our own modules' globals do not change.
-            elif key in mapping:
-                self.entry("item", mapping, key, mapping[key], f"{prefix}.{key}" if prefix else key)
+    def _expand_attributes(self, value: Any, name: str, own: list[str]) -> None:
+        """The attributes of an object that has usually none."""
+        for key in own:
+            if key == "__wrapped__":
+                self.visit(value.__dict__[key], name)
+            elif self._dynamic or key in self._names:
+                self.entry("item", value.__dict__, key, value.__dict__[key], f"{name}.{key}")
+
+    def _expand_module(self, module: types.ModuleType, name: str) -> None:
+        kind = _kind_of_module(module.__name__, getattr(module, "__file__", None))
+        space = module.__dict__
+        for key in self._mentioned(space, kind is USER and module is not sys.modules.get("__main__")):
+            value = space[key]
+            if kind is USER:
+                self.entry("item", space, key, value, f"{name}.{key}")
+            elif isinstance(value, types.ModuleType):
+                self.visit(value, f"{name}.{key}")
+            elif not (type(value) in _PLAIN_TYPES or isinstance(value, _IMMUTABLE) or callable(value)):
+                self.entry("item", space, key, value, f"{name}.{key}")
+
+    def _mentioned(self, space: Any, everything: bool) -> list[str]:
+        if self._dynamic and everything:
+            return [key for key in list(space) if not key.startswith("__")]
+        if len(space) > len(self._names):
+            return [key for key in self._names if key in space]
+        return [key for key in list(space) if key in self._names]
 
     def _expand_class(self, cls: type, name: str) -> None:
-        for base in cls.__mro__:
-            if base is object or _is_library(base.__module__, None):
-                continue
-            for key in list(base.__dict__):
-                if key in ("forward", "__call__", "__getattr__") or (
-                    key in self.names and not key.startswith("__")
-                ):
-                    member = base.__dict__[key]
-                    if isinstance(member, (staticmethod, classmethod)):
-                        member = member.__func__
-                    elif isinstance(member, property):
-                        for accessor in (member.fget, member.fset):
-                            self.visit(accessor, f"{name}.{key}")
+        if type(cls) is not type and _kind_of_class(type(cls)) is USER:
+            self.visit(type(cls), type(cls).__name__)
+        if _kind_of_class(cls) is not USER:
+            return
+        users = [base for base in cls.__mro__ if _kind_of_class(base) is USER]
+        seen: set[str] = set()
+        for position, base in enumerate(users):
+            space = base.__dict__
+            for key, member in list(space.items()):
+                if self._dynamic or key in self._names or self._ran_in(member):
+                    if key in ("__dict__", "__weakref__", "__module__", "__doc__", "__slots__"):
                         continue
-                    if isinstance(member, (*_PLAIN, Tensor)) or not callable(member):
-                        self.entry(
-                            "attribute", base, key, getattr(base, key, _MISSING), f"{name}.{key}"
-                        )
-                    else:
-                        self.visit(member, f"{name}.{key}")
+                    self.entry("item", _proxy(base), key, member, f"{name}.{key}")
+                    if key not in seen:
+                        seen.add(key)
+                        for before in users[:position]:
+                            if key not in before.__dict__:
+                                self.entry("absent", _proxy(before), key, True, f"{name}.{key}")
+            self.entry("length", _proxy(base), None, len(space), f"the members of {base.__name__}")
 
-    def _expand_array(self, array: np.ndarray, name: str) -> None:
-        if array.nbytes > _MAX_ARRAY_BYTES:
-            raise UnguardableError(
-                f"it can reach the NumPy array {name}, which is too large to compare at each call "
-                "(make it a tensor)"
-            )
-        self.entry("array", array, None, array.tobytes(), name)
+    def _ran_in(self, member: Any) -> bool:
+        """Whether a member of a class holds code that ran (or could run, where we do not know)."""
+        for attribute in ("__func__", "func", "fget", "__wrapped__"):
+            if not isinstance(member, types.FunctionType):
+                member = getattr(member, attribute, member)
+        if not isinstance(member, types.FunctionType):
+            return False
+        return self._ran is None or id(member.__code__) in self._ran
+
+    def _expand_getter(self, getter: Any, name: str) -> None:
+        for part in getter.__reduce__()[1]:
+            if isinstance(part, str) and not set(part.split(".")) <= self._names:
+                self._names.update(part.split("."))
+                self._revisit = True
+            else:
+                self.visit(part, name)
+
+    def _visit_generator(self, generator: Any) -> None:
+        for tensor in (generator._key, generator._counter):
+            self.tensors[id(tensor)] = tensor
+        if "initial_seed" in self._names or "get_state" in self._names:
+            self.entry("attribute", generator, "_seed", generator._seed, "a seed")
+
+    # Objects and containers.
 
     def _expand_object(self, value: Any, name: str) -> None:
         cls = type(value)
-        if _is_library(cls.__module__, None) and not hasattr(value, "__dict__"):
+        known = self._expand_container(value, name)
+        wrapped = _wrapped_by(value)
+        if wrapped is not None:
+            # Ours (a compiled function): what it is made of, and what users hung on it.
+            self.visit(wrapped, name)
+            fixed = type(value).__dict__.get("FIXED", ())
+            self._expand_attributes(value, name, [key for key in value.__dict__ if key not in fixed])
             return
-        if hasattr(value, "__wrapped__"):
+        if isinstance(value, _cached_function):
             self.visit(value.__wrapped__, name)
-        if isinstance(value, (types.BuiltinFunctionType, types.MethodDescriptorType)):
+            known = True
+        kind = _kind_of_class(cls)
+        if kind is INTERNAL:
             return
-        if cls.__module__ == "functools":
-            for part in (
-                (value.func, *value.args, *value.keywords.values())
-                if hasattr(value, "func")
-                else ()
-            ):
-                self.visit(part, name)
+        if not known and (isinstance(value, Iterator) or not _is_transparent(cls)):
+            what = "reads from an iterator" if isinstance(value, Iterator) else "can read"
+            self._give_up(f"it {what}, {name} ({cls.__name__}), whose state cannot be compared")
             return
-        if _is_library(cls.__module__, None):
-            return
-        self.visit(cls, cls.__name__)
         attributes = getattr(value, "__dict__", None)
-        if attributes is not None:
-            for key in list(attributes):
-                if key in self.names:
-                    self.entry("item", attributes, key, attributes[key], f"{name}.{key}")
-        for base in cls.__mro__:
+        if isinstance(attributes, dict):
+            everything = self._dynamic or (self._ran is None and _has_our_base(cls))
+            names = list(attributes) if everything else self._mentioned(attributes, False)
+            for key in names:
+                self.entry("item", attributes, key, attributes[key], f"{name}.{key}")
+            if kind is OURS and not known:
+                self.entry("length", attributes, None, len(attributes), f"the attributes of {name}")
+            elif attributes or not known:
+                self.entry("keys", attributes, None, [*attributes], f"the attributes of {name}")
+        if kind is USER:
+            self.entry("attribute", value, "__class__", cls, f"the class of {name}")
+        self._expand_slots(value, name)
+        self.visit(cls, cls.__name__)
+
+    def _expand_slots(self, value: Any, name: str) -> None:
+        for base in type(value).__mro__:
             slots = base.__dict__.get("__slots__", ())
             for key in (slots,) if isinstance(slots, str) else slots:
-                if key in self.names and hasattr(value, key):
-                    self.entry("attribute", value, key, getattr(value, key), f"{name}.{key}")
+                if key in ("__dict__", "__weakref__") or not (self._dynamic or key in self._names):
+                    continue
+                mangled = f"_{base.__name__.lstrip('_')}{key}" if key.startswith("__") and not key.endswith("__") else key
+                self.entry("attribute", value, mangled, getattr(value, mangled, _MISSING), f"{name}.{key}")
+
+    def _expand_container(self, value: Any, name: str) -> bool:
+        """Look into a container; False if it is none."""
+        match value:
+            case dict() | types.MappingProxyType():
+                self._expand_mapping(value, name)
+                if isinstance(value, collections.defaultdict):
+                    self.visit(value.default_factory, name)
+            case list():
+                if len(value) > _LONG and all(type(item) in _MARSHALLED for item in value):
+                    self.entry("marshal", value, None, marshal.dumps(value, 2), name)
+                    return True
+                self.entry("length", value, None, len(value), f"len({name})")
+                for position, item in enumerate(value):
+                    self.entry("item", value, position, item, f"{name}[{position}]")
+            case tuple():
+                for position, item in enumerate(value):
+                    self.visit(item, f"{name}[{position}]")
+            case collections.deque():
+                self.entry("items", value, None, [*value], name)
+                for item in value:
+                    self.visit(item, f"an item of {name}")
+            case set():
+                self.entry("members", value, None, set(value), name)
+                for item in value:
+                    self.visit(item, f"an element of {name}")
+            case np.ndarray():
+                if value.nbytes > _MAX_ARRAY_BYTES or value.dtype.hasobject:
+                    self._give_up(
+                        f"it can reach the NumPy array {name}, which is too large to compare at each call "
+                        "(make it a tensor)"
+                    )
+                else:
+                    self.entry("bytes", value, None, _bytes_of(value), name)
+            case bytearray():
+                self.entry("bytes", value, None, bytes(value), name)
+            case _:
+                return False
+        return True
+
+    def _expand_mapping(self, value: Any, name: str) -> None:
+        if len(value) > _LONG and type(value) is dict:
+            plain = all(type(k) in _MARSHALLED and type(v) in _MARSHALLED for k, v in value.items())
+            if plain:
+                self.entry("marshal", value, None, marshal.dumps(value, 2), name)
+                return
+        self.entry("keys", value, None, [*value], f"the keys of {name}")
+        for key, item in list(value.items()):
+            self.visit(key, f"a key of {name}")
+            try:
+                self.entry("item", value, key, item, f"{name}[{key!r}]" if isinstance(key, _PLAIN) else name)
+            except TypeError:
+                self._give_up(f"it can reach {name}, whose keys cannot be compared")
 
 
-def _names_of(code: types.CodeType) -> Iterator[str]:
-    stack = [code]
-    while stack:
-        item = stack.pop()
-        yield from item.co_names
-        stack.extend(c for c in item.co_consts if isinstance(c, types.CodeType))
+def _wrapped_by(value: Any) -> Any:
+    """What one of our own wrappers (a compiled function) runs; None for anything else."""
+    if type(value).__module__.partition(".")[0] != "tracegrad":
+        return None
+    return getattr(value, "__wrapped__", None) or getattr(value, "__func__", None)
+
+
+_proxies: dict[type, Any] = {}
+
+
+def _proxy(cls: type) -> Any:
+    """The namespace of a class as one object that stays the same."""
+    found = _proxies.get(cls)
+    if found is None:
+        if len(_proxies) > 10_000:
+            _proxies.clear()
+        found = _proxies[cls] = cls.__dict__
+    return found
+
+
+def _kind_of_module(name: str, filename: str | None) -> str:
+    top = name.partition(".")[0]
+    if top in ("tracegrad", "numpy", "llvmlite", "builtins"):
+        return INTERNAL
+    if top in sys.stdlib_module_names and top != "__main__":
+        return FOLLOWED
+    return USER if filename is None else kind_of_file(filename)
+
+
+def _kind_of_class(cls: type) -> str:
+    module = cls.__module__
+    if not isinstance(module, str):
+        return USER
+    top, _, rest = module.partition(".")
+    if top == "tracegrad":
+        return OURS if rest.startswith(("nn", "optim")) else INTERNAL
+    if top == "numpy" or module == "builtins":
+        return FOLLOWED
+    if top in sys.stdlib_module_names and top != "__main__":
+        return FOLLOWED
+    return USER
+
+
+def _has_our_base(cls: type) -> bool:
+    return any(_kind_of_class(base) is OURS for base in cls.__mro__)
+
+
+_transparent: dict[type, bool] = {}
+
+
+def _is_transparent(cls: type) -> bool:
+    """Whether all state of the instances of a class is in attributes, slots and containers that we look at."""
+    found = _transparent.get(cls)
+    if found is None:
+        found = _transparent[cls] = all(
+            base in _C_BASES or not _is_written_in_c(base) for base in cls.__mro__ if base is not object
+        )
+    return found or cls is object
+
+
+def _is_written_in_c(cls: type) -> bool:
+    if cls.__flags__ >> 8 & 1:  # Py_TPFLAGS_IMMUTABLETYPE: static types.
+        return True
+    base = cls.__base__
+    slots = cls.__dict__.get("__slots__", ())
+    count = 1 if isinstance(slots, str) else len(tuple(slots))
+    return base is not None and cls.__basicsize__ - base.__basicsize__ > 16 + 8 * count
+
+
+def _is_numpy_random(value: Any) -> bool:
+    if value is np.random:
+        return True
+    owner = getattr(value, "__self__", None)
+    module = getattr(value, "__module__", None) if callable(value) else None
+    return any(
+        isinstance(name, str) and name.startswith("numpy.random")
+        for name in (module, type(owner).__module__, type(value).__module__)
+    )
 
 
 class StateGuard:
-    """A snapshot of the plain state that a function can reach.
+    """The state that a traced run depends on.
 
     Attributes:
         entries: the places and what they held.
         tensors: tensors that can be reached, by id.
+        names: the attribute names that the code mentions.
+        probes: whether the code may ask for attributes that are not there.
         check: ``check() -> bool``: whether all places hold what they held.
-        codes: the code that was looked at.
     """
 
-    def __init__(self, watcher: _Watcher) -> None:
-        self.entries = list(watcher.entries.values())
-        self.tensors = watcher.tensors
-        self.codes = watcher.names.codes
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.entries = list(snapshot.entries.values())
+        self.tensors = snapshot.tensors
+        self.names = frozenset(snapshot._names)
+        self.probes = snapshot.probes
         self.check = _generate_check(self.entries)
 
     def changed(self) -> list[Entry]:
@@ -341,46 +652,95 @@ class StateGuard:
         return [entry for entry in self.entries if not entry.holds()]
 
 
-def watch(function: Callable[..., Any], arguments: list[Any]) -> StateGuard:
-    """Take a snapshot of the state that `function` can reach when called with these arguments.
+class UnknownStateError(Exception):
+    """A run depends on state that nobody looked at before it. Next time one can."""
+
+
+def guard_of(
+    before: Snapshot, roots: list[tuple[Any, str]], ran: Ran, found: dict[int, types.FunctionType]
+) -> StateGuard:
+    """The guard of a run.
+
+    Args:
+        before: the snapshot taken before it.
+        roots: the function and those of its arguments that are neither tensors nor plain.
+        ran: the code that ran.
+        found: functions that had to be searched for; more are added.
 
     Raises:
-        UnguardableError: some of it cannot be compared.
+        UnguardableError: some state cannot be compared, or the run changed it.
+        UnknownStateError: the snapshot before did not look everywhere.
     """
-    watcher = _Watcher()
-    watcher.run(function, arguments)
-    return StateGuard(watcher)
+    roots = [*roots, *((function, function.__name__) for function in found.values())]
+    after = Snapshot(ran).take(roots)
+    if after.unguardable is not None:
+        raise UnguardableError(after.unguardable)
+    missing = after.unseen_functions()
+    if missing:
+        wanted = {id(code) for code in missing}
+        for function in gc.get_referrers(*missing):
+            if isinstance(function, types.FunctionType) and id(function.__code__) in wanted:
+                found[id(function)] = function
+        raise UnknownStateError(missing[0].co_qualname)
+    unknown = None
+    for place, entry in after.entries.items():
+        former = before.entries.get(place)
+        if former is None:
+            unknown = unknown or entry.name
+        elif not former.holds():
+            raise UnguardableError(f"it changes Python state: {former.name}")
+    if unknown is not None:
+        raise UnknownStateError(unknown)
+    return StateGuard(after)
 
 
 def _generate_check(entries: list[Entry]) -> Callable[[], bool]:
-    """Compile the comparison of all entries into one Python function: about 30 ns per place."""
-    namespace: dict[str, Any] = {"same": same}
+    """Compile the comparison of all entries into one Python function: about 20 ns per place."""
+    space: dict[str, Any] = {
+        "same": same, "same_items": same_items, "bytes_of": _bytes_of, "dumps": marshal.dumps, "MISSING": _MISSING,
+        "_len": len, "_getattr": getattr,
+    }  # fmt: skip
     lines = ["def check():", "    try:", "        return ("]
     for number, entry in enumerate(entries):
-        namespace[f"c{number}"], namespace[f"k{number}"] = entry.container, entry.key
-        namespace[f"v{number}"] = entry.value
-        match entry.kind:
-            case "item":
-                read = f"c{number}[k{number}]"
-            case "cell":
-                read = f"c{number}.cell_contents"
-            case "attribute":
-                read = f"c{number}.{entry.key}"
-            case "length":
-                lines.append(f"            len(c{number}) == v{number} and")
-                continue
-            case _:
-                lines.append(f"            c{number}.tobytes() == v{number} and")
-                continue
-        if (
-            isinstance(entry.value, _PLAIN)
-            and entry.value is not None
-            and not isinstance(entry.value, bool)
+        c, k, v = f"c{number}", f"k{number}", f"v{number}"
+        space[c], space[k], space[v] = entry.container, entry.key, entry.value
+        if isinstance(entry.key, (str, int)) and type(entry.key) in (str, int):
+            k = repr(entry.key)
+        test = _TESTS.get(entry.kind)
+        if test is not None:
+            lines.append("            " + test.format(c=c, k=k, v=v) + " and")
+            continue
+        read = {"item": f"{c}[{k}]", "cell": f"{c}.cell_contents", "attribute": f"{c}.{entry.key}"}[entry.kind]
+        if entry.value is _MISSING:
+            test = f"{c}.cell_contents is MISSING" if entry.kind == "cell" else f"_getattr({c}, {k}, MISSING) is MISSING"
+            lines.append(f"            {test if entry.kind != 'cell' else f'is_empty({c})'} and")
+        elif not isinstance(entry.value, (bool, type(None))) and (
+            type(entry.value) in _PLAIN_TYPES or isinstance(entry.value, np.generic)
         ):
-            lines.append(f"            ((x := {read}) is v{number} or same(x, v{number})) and")
+            lines.append(f"            ((x := {read}) is {v} or same(x, {v})) and")
         else:
-            lines.append(f"            {read} is v{number} and")
-    lines += ["            True)", "    except (KeyError, IndexError, AttributeError, ValueError):"]
+            lines.append(f"            {read} is {v} and")
+    lines += ["            True)", "    except Exception:"]
     lines += ["        return False"]
-    exec(compile("\n".join(lines), "<guards>", "exec"), namespace)
-    return namespace["check"]
+    space["is_empty"] = _is_empty
+    exec(compile("\n".join(lines), "<guards>", "exec"), space)
+    return space["check"]
+
+
+_TESTS = {
+    "absent": "{k} not in {c}",
+    "keys": "[*{c}] == {v}",
+    "length": "_len({c}) == {v}",
+    "items": "same_items({c}, {v})",
+    "members": "{c} == {v}",
+    "bytes": "bytes_of({c}) == {v}",
+    "marshal": "dumps({c}, 2) == {v}",
+}
+
+
+def _is_empty(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return True
+    return False

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tracegrad import random, tensor
+from tracegrad import random
 from tracegrad.autograd.backward import backward
 from tracegrad.dispatch import apply
 from tracegrad.ir.op import Op, registered
+from tracegrad.node import late_bound
 from tracegrad.ops import (
     conversion,
     creation,
@@ -25,7 +26,6 @@ from tracegrad.ops import (
 )
 from tracegrad.ops.arguments import as_tensor_operand, is_number
 from tracegrad.tensor import Tensor
-
 
 _where = registered("where")
 
@@ -151,7 +151,8 @@ IN_PLACE = (
     "trunc round frac pow square reciprocal clamp clip clamp_min clamp_max relu lerp addcmul addcdiv "
     "masked_fill floor_divide remainder fmod div divide true_divide atan2 arctan2 lt less le less_equal gt "
     "greater ge greater_equal eq ne not_equal logical_not logical_and logical_or logical_xor bitwise_and "
-    "bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift tril triu cumsum scatter_add index_add addmm"
+    "bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift tril triu cumsum scatter_add "
+    "index_add addmm"
 ).split()
 
 # Those that torch offers as functions as well.
@@ -221,5 +222,5 @@ def attach() -> None:
         setattr(Tensor, f"__i{name}__", getattr(Tensor, method))
 
 
-tensor._apply_op = _apply_to_tensors
+late_bound["apply_op"] = _apply_to_tensors
 attach()

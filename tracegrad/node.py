@@ -69,10 +69,13 @@ class RemovableHandle:
 
 
 _hook_numbers = itertools.count()
+hooks_added = [0]
+"""How many hooks were ever registered. While it stays the same, no tensor has got one."""
 
 
 def add_hook(hooks: dict[int, Callable[..., Any]], hook: Callable[..., Any]) -> RemovableHandle:
     """Add to a table of hooks and return the handle that removes it."""
+    hooks_added[0] += 1
     key = next(_hook_numbers)
     hooks[key] = hook
     return RemovableHandle(hooks, key)
@@ -85,7 +88,7 @@ class Node:
         edges: for each operand where it came from.
         numbers: which output of that Node, where it is not 0 for all; else None.
         sequence: later records have larger ones.
-        composite: the edges that users see, where they are not `edges`; see `present`.
+        composite: the name and the edges that users see, where they are not those of the op; see `present`.
         code, instruction: where the user's program was; or `code` is a SourceLocation.
         outputs: how many results there are; cotangents of a Node with several come as a list.
         tensor_hooks: hooks on the cotangent of output ``number``: {number: {key: hook}}.
@@ -114,7 +117,7 @@ class Node:
         self.code: CodeType | SourceLocation | None = location
         self.instruction = -1
         self.sequence = next_sequence()
-        self.composite: tuple[tuple[Edge, int], ...] | None = None
+        self.composite: tuple[str, tuple[tuple[Edge, int], ...]] | None = None
         self.tensor_hooks: dict[int, dict[int, Callable[..., Any]]] | None = None
         self.pre_hooks: dict[int, Callable[..., Any]] | None = None
         self.post_hooks: dict[int, Callable[..., Any]] | None = None
@@ -123,7 +126,7 @@ class Node:
 
     def name(self) -> str:
         """torch's name of the record, such as ``SinBackward0``."""
-        return type(self).__name__
+        return type(self).__name__ if self.composite is None else self.composite[0]
 
     def __repr__(self) -> str:
         return f"<{self.name()} object at {id(self):#x}>"
@@ -218,7 +221,7 @@ def node_class(op: Op) -> type[OpNode]:
     return found
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _class_named(name: str) -> type[OpNode]:
     return type(name, (OpNode,), {"__slots__": (), "__module__": OpNode.__module__})
 
@@ -228,8 +231,7 @@ def present(node: OpNode, name: str, edges: tuple[tuple[Edge, int], ...]) -> Non
 
     Only what users see changes; the sweep follows the true edges.
     """
-    node.__class__ = _class_named(name)
-    node.composite = edges
+    node.composite = name, edges
 
 
 class OpNode(Node):
@@ -248,7 +250,7 @@ class OpNode(Node):
 
     op: Op
     attrs: dict[str, Any]
-    types: tuple[TensorType | None, ...] | None
+    types: tuple[Any, ...] | None
     saved: tuple[Any, ...] | None
     versions: tuple[int, ...] | None
     saved_out: np.ndarray | None
@@ -256,7 +258,7 @@ class OpNode(Node):
 
     def shown_edges(self) -> Sequence[tuple[Edge, int]]:
         if self.composite is not None:
-            return self.composite
+            return self.composite[1]
         edges = Node.shown_edges(self)
         rules = self.op.rules
         if len(rules) != len(edges):
@@ -287,9 +289,9 @@ class OpNode(Node):
             if self.out_counter is not None and self.out_counter.value:
                 raise modified_error(out, self, self.out_counter, 0, self)
             if differentiable:
-                out = rebuild_output(out, self)
+                out = late_bound["rebuild_output"](out, self)
         pull, attrs, types = self.op.pull, self.attrs, self.types
-        result = []
+        result: list[Any] = []
         for wanted in needed:
             index = len(result)
             result.append(pull(index, ct, out, operands, types, attrs) if wanted else None)
@@ -307,7 +309,7 @@ class OpNode(Node):
         if self.saved is None:
             raise RuntimeError(FREED_MESSAGE)
         if name == "_saved_result" and self.saved_out is not None:
-            return rebuild_output(self.saved_out, self)
+            return late_bound["rebuild_output"](self.saved_out, self)
         position = {"_saved_self": 0, "_saved_other": 1, "_saved_" + (self.op.operands or ("",))[0]: 0}
         index = position.get(name)
         if index is None or index >= len(self.saved) or self.saved[index] is None:
@@ -334,6 +336,7 @@ def new_op_node(
     node.code = None
     node.instruction = -1
     node.sequence = next_sequence()
+    node.saved = ()
     node.versions = None
     node.saved_out = None
     node.out_counter = None
@@ -347,8 +350,9 @@ def new_op_node(
     return node
 
 
-rebuild_output: Callable[[np.ndarray, Node], Tensor]
-"""Makes a Tensor of a saved result, with its record as grad_fn. Set by :mod:`tracegrad.tensor`."""
+late_bound: dict[str, Callable[..., Any]] = {}
+"""``rebuild_output(array, node)`` makes a Tensor of a saved result, with its record as grad_fn. Filled in by
+:mod:`tracegrad.tensor`, which stands above this module."""
 
 
 def modified_error(
@@ -393,6 +397,11 @@ class AccumulateGrad(Node):
 
 def as_node(edge: Edge) -> Node | None:
     """The record that stands for an edge in what users see."""
-    if edge is None or isinstance(edge, Node):
+    if edge is None:
+        return None
+    if isinstance(edge, Node):
+        # Python takes microseconds to change a class, so it is changed when somebody looks.
+        if edge.composite is not None and isinstance(edge, OpNode):
+            edge.__class__ = _class_named(edge.composite[0])
         return edge
     return edge._accumulator()

@@ -7,20 +7,29 @@ with :class:`RefusedError`; the function then runs eagerly. The data structure i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tracegrad import pytree
+from tracegrad.derivative import CannotDifferentiateError, Joint, differentiate, inner_records
+from tracegrad.device import Device
+from tracegrad.guards import StateGuard
 from tracegrad.ir.graph import Graph
 from tracegrad.ir.graph import Node as Value
 from tracegrad.ir.location import SourceLocation
+from tracegrad.ir.op import registered
 from tracegrad.ir.program import Program
+from tracegrad.ir.types import DType
 from tracegrad.node import Node as Record
 from tracegrad.node import OpNode
+from tracegrad.size import Size
 from tracegrad.tensor import Tensor
 from tracegrad.tracing import Guard, Source, Trace
+
+_CONSTANT_RESULTS = (int, float, bool, str, bytes, complex, range, slice, type(...), DType, Device, np.generic)
 
 
 class RefusedError(Exception):
@@ -42,6 +51,32 @@ class Owner(NamedTuple):
         return self.tensor if self.number < 0 else arguments[self.number]
 
 
+class ReadGrad(NamedTuple):
+    """A leaf whose ``grad`` at the start of a call matters.
+
+    Attributes:
+        owner: the leaf.
+        number: the input that the grad was; -1 if there was none.
+        fixed: the grad, where the function can also reach it in another way; else None.
+    """
+
+    owner: Owner
+    number: int
+    fixed: Tensor | None
+
+
+class Output(NamedTuple):
+    """A new tensor.
+
+    Attributes:
+        order: the dimensions in the order in which they lie in memory; None for the usual one.
+        version: how often it was changed in place.
+    """
+
+    order: tuple[int, ...] | None
+    version: int
+
+
 class Leaf(NamedTuple):
     """One leaf of the returned value.
 
@@ -49,14 +84,14 @@ class Leaf(NamedTuple):
         kind: ``"new"`` (output `number`), ``"owner"`` (a tensor from outside), ``"grad"`` (the tensor that
             became grads[number]), ``"python"`` (`value`).
         freed: name of the record whose graph a backward inside the function has consumed, or None.
-        differentiable: whether a backward from outside leads into the program.
+        root: number of the result among those that a backward from outside may start at; -1 if it is none.
     """
 
     kind: str
     number: int
     value: Any = None
     freed: str | None = None
-    differentiable: bool = False
+    root: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,98 +102,249 @@ class Plan:
         program: outputs are, in this order, new results and grads, then updates, then guards.
         sources: one per graph input.
         spec, leaves: the structure of the returned value.
+        outputs: how the new results and grads look.
         grads: (owner, output number or None for "no grad").
         bumps: per update (input number, how often its version goes up).
         guards: what Python looked at.
-        read_grads: (owner, whether it had a grad at the start).
-        stopped: values that count as constants in derivatives.
+        read_grads: leaves whose grad at the start the run depends on.
+        joint: the adjoint of results that require grad; None where there are none.
     """
 
     program: Program
     sources: list[Source]
     spec: Any
     leaves: list[Leaf]
+    outputs: list[Output]
     grads: list[tuple[Owner, int | None]]
     bumps: dict[int, int]
     guards: list[Guard]
-    read_grads: list[tuple[Owner, bool]]
-    stopped: set[Value]
+    read_grads: list[ReadGrad]
+    joint: Joint | None
 
     @property
-    def differentiable(self) -> list[int]:
-        """Output numbers through which a backward from outside may come."""
-        return [leaf.number for leaf in self.leaves if leaf.differentiable]
+    def root_outputs(self) -> list[int]:
+        """Output numbers at which a backward from outside may start."""
+        roots: dict[int, int] = {leaf.root: leaf.number for leaf in self.leaves if leaf.root >= 0}
+        return [roots[k] for k in range(len(roots))]
 
 
-def plan(trace: Trace, returned: Any, arguments: list[Tensor], versions: dict[int, int]) -> Plan:
+class _Planner:
+    """The state of :func:`plan`."""
+
+    def __init__(
+        self, trace: Trace, arguments: list[Tensor], guard: StateGuard, kept: set[int]
+    ) -> None:
+        self.trace = trace
+        self.guard = guard
+        self.kept = kept
+        self.numbers = {id(tensor): i for i, tensor in reversed(list(enumerate(arguments)))}
+        self.outside = {
+            id(source.tensor) for source in trace.sources if source.kind in ("argument", "capture")
+        }
+        self.outside.update(self.numbers)
+        self.values: list[Value] = []
+        self.placed: dict[int, int] = {}
+        self.tensors: list[Tensor] = []
+        self.outputs: list[Output] = []
+        self.roots: dict[int, int] = {}
+        self.root_tensors: list[Tensor] = []
+
+    def place(self, tensor: Tensor) -> int:
+        """Make a new tensor an output; its number."""
+        number = self.placed.get(id(tensor))
+        if number is None:
+            number = self.placed[id(tensor)] = len(self.values)
+            value = self.trace.value_of(tensor)
+            order = _memory_order(tensor._data)
+            if order is not None:
+                value = self.trace.builder.emit(registered("permute"), (value,), {"dims": order})
+            self.values.append(value)
+            self.tensors.append(tensor)
+            self.outputs.append(Output(order, tensor._version))
+        return number
+
+    def owner_of(self, tensor: Tensor) -> Owner:
+        number = self.numbers.get(id(tensor), -1)
+        if number < 0 and id(tensor) not in self.guard.tensors:
+            raise RefusedError("it uses a tensor that it finds in a place that cannot be watched")
+        return Owner(number, tensor)
+
+    def entry_grad(self, source: Source) -> Tensor | None:
+        return self.trace.entry_grads.get(id(source.tensor))
+
+    def is_entry_grad(self, tensor: Tensor) -> bool:
+        return any(s.kind == "grad" and self.entry_grad(s) is tensor for s in self.trace.sources)
+
+    def grads(self) -> list[tuple[Owner, int | None]]:
+        """What becomes of the grads that were assigned."""
+        grads: list[tuple[Owner, int | None]] = []
+        for tensor in self.trace.written_grads.values():
+            if id(tensor) not in self.outside and self.trace.knows(tensor):
+                continue  # Made inside; nobody outside can look at its grad but through the result.
+            gradient = tensor._grad
+            if gradient is None:
+                grads.append((self.owner_of(tensor), None))
+                continue
+            if gradient._requires_grad:
+                raise RefusedError("a grad that itself requires grad is left behind")
+            entry = self.trace.entry_grads.get(id(tensor))
+            if entry is gradient:
+                continue  # The same tensor as before, at most updated in place.
+            if id(gradient) in self.outside or self.is_entry_grad(gradient) or not self.trace.knows(gradient):
+                raise RefusedError("grad is set to a tensor from outside")
+            if type(gradient) is not Tensor or gradient._attributes() or gradient._grad is not None:
+                raise RefusedError("grad is set to a tensor with attributes")
+            grads.append((self.owner_of(tensor), self.place(gradient)))
+        return grads
+
+    def leaf(self, leaf: Any, grad_position: dict[int, int]) -> Leaf:
+        if not isinstance(leaf, Tensor):
+            if leaf is None or isinstance(leaf, _CONSTANT_RESULTS):
+                return Leaf("python", -1, leaf)
+            if type(leaf) is Size or isinstance(leaf, type) or id(leaf) in self.kept:
+                return Leaf("python", -1, leaf)
+            raise RefusedError(f"it returns a {type(leaf).__name__}")
+        if id(leaf) in self.outside or not self.trace.knows(leaf):
+            return Leaf("owner", -1, self.owner_of(leaf))
+        if type(leaf) is not Tensor:
+            raise RefusedError(f"it returns a new {type(leaf).__name__}")
+        if id(leaf) in grad_position:
+            return Leaf("grad", grad_position[id(leaf)])
+        if self.is_entry_grad(leaf):
+            raise RefusedError("it returns a grad from outside")
+        leaf._renew()
+        if leaf._grad_fn is None and leaf._requires_grad:
+            raise RefusedError("it returns a new leaf that requires grad")
+        if leaf._grad is not None or leaf._attributes():
+            raise RefusedError("it returns a tensor with a grad, or with attributes")
+        number = self.place(leaf)
+        if leaf._grad_fn is None:
+            return Leaf("new", number)
+        freed = self.is_freed(leaf._grad_fn)
+        if freed:
+            return Leaf("new", number, freed=leaf._grad_fn.name())
+        if id(leaf) not in self.roots:
+            self.roots[id(leaf)] = len(self.root_tensors)
+            self.root_tensors.append(leaf)
+        return Leaf("new", number, root=self.roots[id(leaf)])
+
+    def is_freed(self, record: Record) -> bool:
+        """Whether a backward has consumed the graph below."""
+        freed = alive = False
+        for node in inner_records(self.trace, [record]):
+            if isinstance(node, OpNode):
+                freed = freed or node.saved is None
+                alive = alive or bool(node.saved) or node.saved_out is not None
+        if freed and alive:
+            raise RefusedError("a part of the graph of a result was consumed by a backward")
+        return freed
+
+    def updates(self) -> tuple[dict[int, int], dict[int, int]]:
+        """The inputs whose contents changed: output number -> input number, and version steps."""
+        trace = self.trace
+        updates: dict[int, int] = {}
+        bumps: dict[int, int] = {}
+        for number, source in enumerate(trace.sources):
+            if source.kind == "constant":
+                continue
+            tensor = source.tensor
+            if source.kind == "grad":
+                entry = self.entry_grad(source)
+                assert entry is not None
+                tensor = entry
+            same_history = (tensor._grad_fn is None) == source.is_leaf
+            if not same_history or tensor._requires_grad != source.requires_grad:
+                raise RefusedError("a tensor from outside is changed in place and gets a history")
+            if tensor._hooks or tensor._post_hooks:
+                raise RefusedError("a tensor from outside has hooks")
+            value = trace.value_of(tensor)
+            if value is not trace.builder.graph.inputs[number]:
+                if source.requires_grad and self.root_tensors:
+                    raise RefusedError("a parameter is changed in place, and a result is differentiable")
+                updates[len(self.values)] = number
+                self.values.append(value)
+                bumps[number] = tensor._version - trace.entry_versions.get(id(tensor), 0)
+        return updates, bumps
+
+    def read_grads(self) -> list[ReadGrad]:
+        """What the run assumes about the grads that were there before."""
+        inputs: dict[int, int] = {}
+        for number, source in enumerate(self.trace.sources):
+            tensor = self.entry_grad(source) if source.kind == "grad" else source.tensor
+            inputs.setdefault(id(tensor), number)
+        found = []
+        for key, entry in self.trace.entry_grads.items():
+            owner = self.trace.tensor_of(key)
+            if entry is None:
+                if key in self.outside:
+                    found.append(ReadGrad(self.owner_of(owner), -1, None))
+                continue
+            if entry._requires_grad:
+                raise RefusedError("a grad requires grad itself")
+            number = inputs[id(entry)]
+            is_fixed = id(entry) in self.guard.tensors
+            found.append(ReadGrad(self.owner_of(owner), number, entry if is_fixed else None))
+        return found
+
+    def outside_arrays(self) -> list[np.ndarray]:
+        arrays = []
+        for source in self.trace.sources:
+            tensor = self.entry_grad(source) if source.kind == "grad" else source.tensor
+            assert tensor is not None
+            arrays.append(tensor._data)
+        return arrays
+
+
+def plan(
+    trace: Trace,
+    returned: Any,
+    arguments: list[Tensor],
+    guard: StateGuard,
+    kept: Iterable[int],
+) -> Plan:
     """Make a plan of a finished trace.
 
     Args:
         trace: not active any more.
         returned: what the function returned.
         arguments: the tensor arguments.
-        versions: versions of inputs at the start, by id of the tensor; 0 where missing.
+        guard: knows which tensors can be reached.
+        kept: ids of objects that were there before the run.
 
     Raises:
         RefusedError: the run cannot be represented.
     """
     _check(trace)
-    numbers = {id(tensor): i for i, tensor in reversed(list(enumerate(arguments)))}
-    outside = {
-        id(source.tensor) for source in trace.sources if source.kind in ("argument", "capture")
-    }
-    outside.update(numbers)
-    outputs: list[Value] = []
-    placed: dict[int, int] = {}
-
-    def place(tensor: Tensor) -> int:
-        if id(tensor) not in placed:
-            placed[id(tensor)] = len(outputs)
-            outputs.append(trace.value_of(tensor))
-        return placed[id(tensor)]
-
-    def owner_of(tensor: Tensor) -> Owner:
-        return Owner(numbers.get(id(tensor), -1), tensor)
-
-    grads: list[tuple[Owner, int | None]] = []
-    grad_position: dict[int, int] = {}
-    for tensor in trace.written_grads.values():
-        if id(tensor) not in outside and trace.knows(tensor):
-            continue  # Made inside; nobody outside can look at its grad but through the result.
-        gradient = tensor._grad
-        if gradient is None:
-            grads.append((owner_of(tensor), None))
-            continue
-        if gradient._requires_grad:
-            raise RefusedError("a grad that itself requires grad is left behind")
-        if any(
-            source.kind == "grad" and _entry_grad(trace, source) is gradient
-            for source in trace.sources
-        ):
-            continue  # The same tensor as before, at most updated in place.
-        if id(gradient) in outside:
-            raise RefusedError("grad is set to a tensor from outside")
-        grad_position[id(gradient)] = len(grads)
-        grads.append((owner_of(tensor), place(gradient)))
-
+    planner = _Planner(trace, arguments, guard, set(kept))
+    for source in trace.sources:
+        if source.kind == "capture" and id(source.tensor) not in guard.tensors:
+            raise RefusedError("it uses a tensor that it finds in a place that cannot be watched")
+    grads = planner.grads()
+    grad_position = {id(owner.resolve(arguments)._grad): i for i, (owner, number) in enumerate(grads) if number is not None}
+    _refuse_shared_containers(returned, planner.kept)
     leaves, spec = pytree.flatten(returned)
-    described = [_leaf(trace, leaf, outside, owner_of, grad_position, place) for leaf in leaves]
-    _refuse_shared_storage([x for x in leaves if isinstance(x, Tensor)], outside)
-
-    updates, bumps = _updates(trace, outputs, versions)
+    described = [planner.leaf(leaf, grad_position) for leaf in leaves]
+    _refuse_shared_memory(planner)
+    updates, bumps = planner.updates()
     guard_numbers = []
-    for guard in trace.guards:
-        guard_numbers.append(len(outputs))
-        outputs.append(guard.value)
+    for condition in trace.guards:
+        guard_numbers.append(len(planner.values))
+        planner.values.append(condition.value)
     _check(trace)
-    graph: Graph = trace.builder.graph.replace(outputs=outputs)
-    read_grads = [
-        (owner_of(_tensor_of(trace, key)), entry is not None)
-        for key, entry in trace.entry_grads.items()
-    ]
+    graph: Graph = trace.builder.graph.replace(outputs=planner.values)
+    if updates:
+        _refuse_overlap(planner, set(updates.values()))
+    read_grads = planner.read_grads()
+    joint = None
+    if planner.root_tensors:
+        try:
+            joint = differentiate(trace, planner.root_tensors)
+        except CannotDifferentiateError as error:
+            raise RefusedError(str(error)) from None
+        graph = graph.replace(inputs=graph.inputs[: len(trace.sources)])
     return Plan(
         Program(graph, updates, frozenset(guard_numbers)),
-        trace.sources, spec, described, grads, bumps, trace.guards, read_grads, trace.stopped,
+        trace.sources, spec, described, planner.outputs, grads, bumps, trace.guards, read_grads, joint,
     )  # fmt: skip
 
 
@@ -167,117 +353,54 @@ def _check(trace: Trace) -> None:
         raise RefusedError(*trace.failure)
 
 
-def _tensor_of(trace: Trace, key: int) -> Tensor:
-    return trace._known[key].tensor
+def _memory_order(array: np.ndarray) -> tuple[int, ...] | None:
+    """The order of dimensions in which a dense array lies in memory; None for C order or a sparse one."""
+    if array.flags.c_contiguous or array.size < 2:
+        return None
+    order = tuple(sorted(range(array.ndim), key=lambda d: (-array.strides[d], d)))
+    return order if array.transpose(order).flags.c_contiguous else None
 
 
-def _entry_grad(trace: Trace, source: Source) -> Tensor | None:
-    return trace.entry_grads.get(id(source.tensor))
+def _refuse_shared_containers(returned: Any, kept: set[int]) -> None:
+    """A returned container must be a new one, and stand in one place: its identity can be seen."""
+    seen: set[int] = set()
+    for container in pytree.containers(returned):
+        if id(container) in kept:
+            raise RefusedError("it returns a container from outside")
+        if id(container) in seen:
+            raise RefusedError("it returns one container twice")
+        seen.add(id(container))
 
 
-def _leaf(
-    trace: Trace,
-    leaf: Any,
-    outside: set[int],
-    owner_of: Any,
-    grad_position: dict[int, int],
-    place: Any,
-) -> Leaf:
-    if not isinstance(leaf, Tensor):
-        if leaf is None or isinstance(leaf, (int, float, bool, str)):
-            return Leaf("python", -1, leaf)
-        raise RefusedError(f"it returns a {type(leaf).__name__}")
-    if type(leaf) is not Tensor and id(leaf) not in outside:
-        raise RefusedError(f"it returns a new {type(leaf).__name__}")
-    if id(leaf) in outside or not trace.knows(leaf):
-        return Leaf("owner", -1, owner_of(leaf))
-    if id(leaf) in grad_position:
-        return Leaf("grad", grad_position[id(leaf)])
-    if any(
-        source.kind == "grad" and _entry_grad(trace, source) is leaf for source in trace.sources
-    ):
-        raise RefusedError("it returns a grad from outside")
-    if leaf._grad_fn is None and leaf._requires_grad:
-        raise RefusedError("it returns a new leaf that requires grad")
-    if leaf._grad is not None:
-        raise RefusedError("it returns a tensor with a grad")
-    number = place(leaf)
-    if not leaf._requires_grad:
-        return Leaf("new", number)
-    assert leaf._grad_fn is not None
-    if leaf._grad_fn.tensor_hooks or leaf._grad_fn.retained:
-        raise RefusedError("it returns a tensor with hooks")
-    if _is_freed(leaf._grad_fn):
-        return Leaf("new", number, freed=leaf._grad_fn.name())
-    return Leaf("new", number, differentiable=True)
+def _extent(array: np.ndarray) -> tuple[int, int]:
+    """The first address of an array and the one after its last."""
+    start = end = array.__array_interface__["data"][0]
+    for extent, stride in zip(array.shape, array.strides, strict=True):
+        if stride < 0:
+            start += (extent - 1) * stride
+        else:
+            end += (extent - 1) * stride
+    return start, end + array.itemsize
 
 
-def _is_freed(record: Record) -> bool:
-    """Whether a backward has consumed part of the graph below."""
-    seen: set[Record] = set()
-    stack = [record]
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, OpNode) and node.saved is None:
-            return True
-        stack.extend(edge for edge in node.edges if isinstance(edge, Record))
-    return False
+def _refuse_shared_memory(planner: _Planner) -> None:
+    """New tensors that share memory with something that the caller can see are more than values."""
+    extents = [(*_extent(t._data), True) for t in planner.tensors if t._data.size]
+    extents += [(*_extent(array), False) for array in planner.outside_arrays() if array.size]
+    extents.sort()
+    last_new = last_old = 0
+    for start, end, new in extents:
+        if start < last_new or (new and start < last_old):
+            raise RefusedError("a new tensor shares memory with another one that is seen outside")
+        if new:
+            last_new = max(last_new, end)
+        else:
+            last_old = max(last_old, end)
 
 
-def _refuse_shared_storage(tensors: list[Tensor], outside: set[int]) -> None:
-    """Results that share storage with something that the caller can see are more than values."""
-    bases: dict[int, Tensor] = {}
-    for tensor in tensors:
-        if id(tensor) in outside:
-            continue
-        if tensor._base is not None and id(tensor._base) in outside:
-            raise RefusedError("it returns a view of a tensor from outside")
-        array = tensor._data
-        key = id(array if array.base is None else array.base)
-        known = bases.setdefault(key, tensor)
-        if known is not tensor and np.shares_memory(known._data, array):
-            raise RefusedError("two of the returned tensors share storage")
-
-
-def _updates(
-    trace: Trace, outputs: list[Value], versions: dict[int, int]
-) -> tuple[dict[int, int], dict[int, int]]:
-    """The inputs whose contents changed: output number -> input number, and version steps."""
-    updates: dict[int, int] = {}
-    bumps: dict[int, int] = {}
-    for number, source in enumerate(trace.sources):
-        if source.kind == "constant":
-            continue
-        tensor = source.tensor
-        if source.kind == "grad":
-            entry = _entry_grad(trace, source)
-            assert entry is not None
-            tensor = entry
-        if (
-            tensor._grad_fn is None
-        ) != source.is_leaf or tensor._requires_grad != source.requires_grad:
-            raise RefusedError("a tensor from outside is changed in place and gets a history")
-        value = trace.value_of(tensor)
-        _check(trace)
-        if value is not trace.builder.graph.inputs[number]:
-            updates[len(outputs)] = number
-            outputs.append(value)
-            bumps[number] = tensor._version - versions.get(id(tensor), 0)
-    if updates:
-        _refuse_overlap(trace, set(updates.values()))
-    return updates, bumps
-
-
-def _refuse_overlap(trace: Trace, updated: set[int]) -> None:
+def _refuse_overlap(planner: _Planner, updated: set[int]) -> None:
     """An updated input must not share memory with another one."""
-    arrays = []
-    for source in trace.sources:
-        tensor = _entry_grad(trace, source) if source.kind == "grad" else source.tensor
-        assert tensor is not None
-        arrays.append(tensor._data)
+    arrays = planner.outside_arrays()
     for i in updated:
         for j, other in enumerate(arrays):
             if i != j and np.may_share_memory(arrays[i], other):

@@ -30,6 +30,20 @@ def _flatten(value: Any, leaves: list[Any]) -> Spec:
     return None
 
 
+def containers(value: Any) -> Iterator[Any]:
+    """The lists and dicts that `flatten` looks into, once for each place where they stand."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        cls = item.__class__
+        if cls is list or cls is dict:
+            yield item
+        if cls is dict:
+            stack.extend(item.values())
+        elif cls is list or issubclass(cls, tuple) and (cls is tuple or hasattr(cls, "_fields")):
+            stack.extend(item)
+
+
 def unflatten(spec: Spec, leaves: Iterator[Any]) -> Any:
     """The value with this structure and these leaves."""
     if spec is None:

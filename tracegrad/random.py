@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.dispatch import apply, apply_in_place
-from tracegrad.grad_mode import no_grad
+from tracegrad.grad_mode import no_grad, state
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType, float64, int64
 from tracegrad.ops import elementwise as ew
@@ -44,6 +44,8 @@ class Generator:
 
     def manual_seed(self, seed: int) -> Generator:
         """Start the stream that belongs to this seed. Returns itself."""
+        if state.trace is not None:
+            state.trace.give_up("a random generator is seeded inside the function")
         self._seed = int(seed)
         mixed = ((self._seed + 1) * _GOLDEN) & (2**64 - 1)
         mixed ^= mixed >> 32
@@ -67,9 +69,9 @@ class Generator:
         values = [self._seed, self._key.item(), self._counter.item()]
         return new_tensor(np.asarray(values, np.int64))
 
-    def set_state(self, state: Tensor) -> None:
+    def set_state(self, new_state: Tensor) -> None:
         """Go back to a state that `get_state` returned."""
-        self._seed, key, counter = (int(v) for v in state.tolist())
+        self._seed, key, counter = (int(v) for v in new_state.tolist())
         with no_grad():
             fill_(self._key, key)
             fill_(self._counter, counter)

@@ -18,11 +18,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracegrad import formatting
-from tracegrad import node as records
-from tracegrad.node import AccumulateGrad, Node, RemovableHandle, VersionCounter, add_hook
 from tracegrad.device import Device, cpu
 from tracegrad.grad_mode import state
 from tracegrad.ir.types import DType, from_numpy_dtype
+from tracegrad.node import (
+    AccumulateGrad,
+    Node,
+    RemovableHandle,
+    VersionCounter,
+    add_hook,
+    as_node,
+    late_bound,
+)
 from tracegrad.size import Size
 
 _NON_LEAF_GRAD = (
@@ -45,7 +52,7 @@ class Tensor:
     # _grad_fn, _output_nr: the record that made it. None for leaves.
     # _counter: version counter, shared with all views; None as long as nobody asked for it.
     # _base: the tensor that this one is a view of; with it come
-    # _view: (parent, op, attrs) that made the view, None if under no_grad, and
+    # _view: (parent, op, attrs, whether grad mode was on) that made the view, and
     # _view_version: the version of the storage that its history describes.
     # _hooks: hooks on a leaf's gradient: {key: hook}; _post_hooks: after it was accumulated.
     __slots__ = (
@@ -62,10 +69,13 @@ class Tensor:
     )
 
     _data: np.ndarray
+    _requires_grad: bool
     _grad: Tensor | None
     _grad_fn: Node | None
     _base: Tensor | None
     _counter: VersionCounter | None
+    _view: Any
+    _view_version: int
     __array_priority__ = 1000
 
     # What few tensors have lives in __dict__ when it is set, so that making a tensor stays cheap.
@@ -91,7 +101,7 @@ class Tensor:
 
     @staticmethod
     def __apply_op__(op: Any, operands: Any, attrs: dict[str, Any]) -> Tensor:
-        return _apply_op(op, operands, attrs)
+        return late_bound["apply_op"](op, operands, attrs)
 
     if TYPE_CHECKING:
         # The operations, which tracegrad.methods attaches.
@@ -195,8 +205,8 @@ class Tensor:
 
     def _renew(self) -> None:
         """Bring the history of a view up to date, if the storage was changed in place."""
-        if self._base is not None and self._counter.value != self._view_version:
-            refresh_view(self)
+        if self._base is not None and self._version != self._view_version:
+            late_bound["refresh_view"](self)
 
     @property
     def requires_grad(self) -> bool:
@@ -223,7 +233,7 @@ class Tensor:
                     "var_no_grad = var.detach()."
                 )
             return self
-        if state.trace is not None:
+        if state.trace is not None and self._requires_grad is not bool(requires_grad):
             state.trace.changed_flags(self)
         self._requires_grad = bool(requires_grad)
         return self
@@ -237,7 +247,7 @@ class Tensor:
     def grad_fn(self) -> Node | None:
         """The record that made this tensor; None for leaves."""
         self._renew()
-        return self._grad_fn
+        return as_node(self._grad_fn)
 
     @property
     def output_nr(self) -> int:
@@ -359,8 +369,7 @@ class Tensor:
         """Like `detach`, but changes through it are not counted: autograd will not notice them."""
         out = new_tensor(self._data.view())
         if state.trace is not None:
-            out._counter = self._version_counter()
-            state.trace.alias(out, self)
+            state.trace.data_alias(out, self)
         return out
 
     @data.setter
@@ -470,10 +479,10 @@ class Tensor:
     def __iter__(self) -> Iterator[Tensor]:
         if self._data.ndim == 0:
             raise TypeError("iteration over a 0-d tensor")
-        return iter([self[i] for i in range(self._data.shape[0])])
+        return iter(self.unbind())
 
     def __contains__(self, element: Any) -> bool:
-        return bool((self == element).any())  # type: ignore[attr-defined]
+        return bool((self == element).any())
 
     def __hash__(self) -> int:
         return id(self)
@@ -499,11 +508,6 @@ class Tensor:
         return {name: value for name, value in self.__dict__.items() if name not in internal}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        if self._grad_fn is not None:
-            raise RuntimeError(
-                "Only Tensors created explicitly by the user (graph leaves) support the deepcopy "
-                "protocol at the moment. Use tensor.detach() to copy or pickle the values."
-            )
         self._escapes("pickling")
         return _rebuild, (type(self), self._data, self._requires_grad, self._attributes())
 
@@ -580,7 +584,7 @@ def _rebuild_output(array: np.ndarray, node: Node) -> Tensor:
     return out
 
 
-records.rebuild_output = _rebuild_output
+late_bound["rebuild_output"] = _rebuild_output
 
 _default_float: DType = from_numpy_dtype(np.dtype(np.float32))
 
@@ -596,10 +600,3 @@ def set_default_float(dtype: DType) -> None:
     if not dtype.is_floating:
         raise TypeError("only floating-point types are supported as the default type")
     _default_float = dtype
-
-
-refresh_view: Callable[[Tensor], None]
-"""Renews the history of a stale view. Set by :mod:`tracegrad.dispatch`."""
-
-_apply_op: Callable[..., Tensor]
-"""``apply``, for derivative rules that are applied to Tensors. Set by :mod:`tracegrad.methods`."""

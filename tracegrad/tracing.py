@@ -28,7 +28,12 @@ from tracegrad.ir.location import SourceLocation
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import TensorType, from_numpy_dtype
 from tracegrad.node import Node as Record
+from tracegrad.node import OpNode, next_sequence
+from tracegrad.observer import Observer
 from tracegrad.tensor import Tensor, new_tensor
+
+active = [0]
+"""How many traces are under way, in all threads."""
 
 _SMALL_CONSTANT = 256
 """Constant arrays up to this many elements stand in the graph; larger ones become inputs."""
@@ -62,19 +67,19 @@ class Guard(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """What the trace knows of a tensor: kept alive, with its value as of a version."""
+    """What the trace knows of a tensor: kept alive, with its value as of so many writes to its storage."""
 
     tensor: Tensor
     value: Value
-    version: int
+    writes: int
 
 
 class _Write(NamedTuple):
-    """The last in-place change of a storage: which region, and its new value."""
+    """The last in-place change of a storage: how many there were, which region, and its new value."""
 
+    writes: int
     geometry: tuple[Any, ...]
     value: Value
-    version: int
 
 
 def _geometry(tensor: Tensor) -> tuple[Any, ...]:
@@ -100,10 +105,14 @@ class Trace:
         written_grads: leaves whose ``grad`` was assigned.
         records: autograd records made during the trace, with the value of their result.
         stopped: values through which no derivative flows: detached, or computed without recording.
+        observer: watches the Python around the tensors.
+        begin: records with smaller sequence numbers were there before.
     """
 
     def __init__(self, name: str) -> None:
         self.builder = GraphBuilder(name)
+        self.observer = Observer()
+        self.begin = next_sequence()
         self.sources: list[Source] = []
         self.guards: list[Guard] = []
         self.failure: tuple[str, SourceLocation | None] | None = None
@@ -114,7 +123,10 @@ class Trace:
         self.entry_versions: dict[int, int] = {}
         self._known: dict[int, _Known] = {}
         self._writes: dict[int, _Write] = {}
+        self._storages: dict[int, int] = {}
         self._keep: list[Any] = []
+        self._scope = ""
+        self._sweeping = False
 
     # Inputs.
 
@@ -133,34 +145,90 @@ class Trace:
         self.entry_versions[id(tensor)] = tensor._version
         return value
 
+    def seed(self, tensor: Tensor, hint: str) -> Value:
+        """Make `tensor` an input that is no source: a cotangent that comes from outside."""
+        type = TensorType(from_numpy_dtype(tensor._data.dtype), tensor._data.shape)
+        value = self.builder.input(type, hint)
+        self._set(tensor, value)
+        return value
+
     def _set(self, tensor: Tensor, value: Value) -> None:
-        self._known[id(tensor)] = _Known(tensor, value, tensor._version)
+        self._known[id(tensor)] = _Known(tensor, value, self._count_writes(tensor))
 
     def knows(self, tensor: Tensor) -> bool:
         """Whether the tensor has a value in this trace."""
         return id(tensor) in self._known
 
+    def tensor_of(self, key: int) -> Tensor:
+        """The tensor with this id."""
+        return self._known[key].tensor
+
+    def known_tensors(self) -> list[Tensor]:
+        """All tensors that have a value in this trace."""
+        return [known.tensor for known in self._known.values()]
+
+    def _storage(self, tensor: Tensor) -> int | None:
+        """A key for the memory that a tensor shares with others; None if it shares none."""
+        counter = tensor._counter
+        return None if counter is None else self._storages.get(id(counter), id(counter))
+
+    def _count_writes(self, tensor: Tensor) -> int:
+        storage = self._storage(tensor)
+        write = None if storage is None else self._writes.get(storage)
+        return 0 if write is None else write.writes
+
     def value_of(self, tensor: Tensor) -> Value:
         """The current SSA value of a tensor; unknown tensors become captured inputs."""
         known = self._known.get(id(tensor))
+        writes = self._count_writes(tensor)
         if known is None:
-            if tensor._counter is not None and id(tensor._counter) in self._writes:
-                return self._through_storage(tensor)
+            if writes:
+                self.give_up("a tensor and a view of it are used, and one of them is changed in place")
+                return self._placeholder(tensor)
             return self._input(tensor, "capture", -1, f"captured{len(self.sources)}")
-        if known.version != tensor._version:
-            return self._through_storage(tensor)
-        return known.value
+        return known.value if known.writes == writes else self._through_storage(tensor)
 
     def _through_storage(self, tensor: Tensor) -> Value:
         """The value after the storage was changed through another tensor."""
-        write = self._writes.get(id(tensor._counter))
-        if write is None or write.version != tensor._version or write.geometry != _geometry(tensor):
-            self.give_up(
-                "a tensor was changed in place through a view that covers another part of it"
-            )
+        storage = self._storage(tensor)
+        assert storage is not None
+        write = self._writes[storage]
+        if write.geometry == _geometry(tensor):
+            self._set(tensor, write.value)
+            return write.value
+        # A view is computed anew from what it views.
+        chain: list[Tensor] = []
+        source = tensor
+        while source._base is not None and source._view is not None:
+            chain.append(source)
+            source = source._view[0]
+            known = self._known.get(id(source))
+            if known is not None and known.writes == write.writes:
+                break
+        if not chain or not (source._base is None or self.knows(source)):
+            self.give_up("a tensor was changed in place through a view that covers another part of it")
             return self._placeholder(tensor)
-        self._set(tensor, write.value)
-        return write.value
+        value = self._known[id(source)].value if self._is_current(source) else self._written_base(source)
+        for view in reversed(chain):
+            value = self.builder.emit(view._view[1], (value,), view._view[2])
+            if value.type != (from_numpy_dtype(view._data.dtype), view._data.shape):
+                self.give_up("a view of a tensor that was changed in place cannot be followed")
+                return self._placeholder(tensor)
+            self._set(view, value)
+        return value
+
+    def _is_current(self, tensor: Tensor) -> bool:
+        known = self._known.get(id(tensor))
+        return known is not None and known.writes == self._count_writes(tensor)
+
+    def _written_base(self, tensor: Tensor) -> Value:
+        storage = self._storage(tensor)
+        assert storage is not None
+        write = self._writes[storage]
+        if write.geometry == _geometry(tensor):
+            return write.value
+        self.give_up("a tensor was changed in place through a view that covers another part of it")
+        return self._placeholder(tensor)
 
     def _placeholder(self, tensor: Tensor) -> Value:
         """Some value of the right type; the trace has failed and its graph will not be used."""
@@ -173,6 +241,8 @@ class Trace:
         """An op was applied: append it to the graph."""
         if self.failure is not None:
             return
+        if not self._sweeping:
+            self.observer.resume()
         record = out._grad_fn
         builder = self.builder
         if builder.origin is None:
@@ -191,14 +261,21 @@ class Trace:
             return
         value = builder.emit(op, inputs, attrs)
         if value.type != (out_dtype, out._data.shape):
-            raise AssertionError(
-                f"{op} gave {out.dtype}{list(out.shape)}, but its type rule says {value.type}"
+            self.give_up(
+                f"internal error: {op} gave {out.dtype}{list(out.shape)}, but its type rule says {value.type}"
             )
+            return
         self._set(out, value)
         if record is not None:
             self.records[record] = value
         elif not out._requires_grad:
             self.stopped.add(value)
+
+    def operation_failed(self) -> None:
+        """An operation raised an exception, which the function may handle."""
+        self.give_up("an operation raises an exception")
+        self._sweeping = False
+        self.observer.resume()
 
     def store(self, tensor: Tensor, value: Tensor) -> None:
         """`tensor` was overwritten with `value`."""
@@ -209,9 +286,14 @@ class Trace:
             # Never read, only written: still an input, whose memory the update goes to.
             self._input(tensor, "capture", -1, f"captured{len(self.sources)}")
             self.entry_versions[id(tensor)] -= 1
-        self._set(tensor, new)
-        self._writes[id(tensor._counter)] = _Write(_geometry(tensor), new, tensor._version)
-        self._keep.append(tensor._counter)
+        self._write(tensor, new)
+
+    def _write(self, tensor: Tensor, value: Value) -> None:
+        counter = tensor._version_counter()
+        self._keep.append(counter)
+        storage = self._storages.get(id(counter), id(counter))
+        self._writes[storage] = _Write(self._count_writes(tensor) + 1, _geometry(tensor), value)
+        self._set(tensor, value)
 
     def alias(self, out: Tensor, tensor: Tensor) -> None:
         """`out` is `tensor` under another name: the same value; cut off from derivatives by detach."""
@@ -223,11 +305,23 @@ class Trace:
             self.stopped.add(value)
         self._set(out, value)
 
+    def data_alias(self, out: Tensor, tensor: Tensor) -> None:
+        """`out` is `tensor.data`: it shares memory, but each counts its own in-place changes."""
+        if self.failure is not None:
+            return
+        if tensor._grad_fn is not None:
+            self.give_up("Tensor.data of a tensor that has a history")
+            return
+        counter, own = tensor._version_counter(), out._version_counter()
+        self._keep += [counter, own]
+        self._storages[id(own)] = self._storages.get(id(counter), id(counter))
+        self.alias(out, tensor)
+
     def shares_storage(self, view: Tensor) -> None:
-        """`view`, just made, counts versions with the tensor that it views from now on."""
+        """`view`, just made, counts changes with the tensor that it views from now on."""
         known = self._known.get(id(view))
         if known is not None:
-            self._known[id(view)] = known._replace(version=view._version)
+            self._set(view, known.value)
 
     def created(self, tensor: Tensor, source: Any) -> None:
         """A tensor was made of Python data, which is constant as far as the trace can tell.
@@ -239,9 +333,9 @@ class Trace:
         if _holds_array(source):
             self.give_up(f"a tensor is made from a {type(source).__name__} inside the function")
             return
-        data = tensor._data
-        self.builder.location = user_location()
-        self._set(tensor, self._constant(tensor, data))
+        if self.builder.origin is None:
+            self.builder.location = user_location()
+        self._set(tensor, self._constant(tensor, tensor._data))
 
     def _constant(self, tensor: Tensor, data: np.ndarray) -> Value:
         if data.size and (data.size == 1 or bool(np.all(data == data.flat[0]))):
@@ -269,18 +363,30 @@ class Trace:
 
     def begin_adjoint(self, record: Record | None) -> None:
         """The backward sweep has reached a record (None: it is over)."""
+        if record is None or not isinstance(record, OpNode):
+            self._sweeping = False
+            self.observer.resume()
+        else:
+            self._sweeping = True
+            self.observer.suspend()
         if self.failure is not None:
             return
+        if self.builder.origin is None:
+            self._scope = self.builder.scope
         self.builder.origin = None
-        if record is not None:
-            origin = self.records.get(record)
-            if origin is None:
-                self.give_up(
-                    "the backward pass leaves the function: a graph from outside is differentiated"
-                )
-            else:
-                self.builder.origin = origin
-                self.builder.location = origin.location
+        self.builder.scope = self._scope
+        if record is None:
+            return
+        if record.sequence < self.begin:
+            self.give_up(
+                "the backward pass leaves the function: a graph from outside is differentiated"
+            )
+            return
+        origin = self.records.get(record)
+        if origin is not None:
+            self.builder.origin = origin
+            self.builder.location = origin.location
+            self.builder.scope = origin.scope
 
     # What Python sees.
 
@@ -362,6 +468,13 @@ class Trace:
             self.written_grads[id(tensor)] = tensor
 
     # The end.
+
+    def forget(self) -> None:
+        """Let go of all tensors that the run made."""
+        self._known.clear()
+        self.records.clear()
+        self._keep.clear()
+        self.written_grads.clear()
 
     def give_up(self, reason: str) -> None:
         """The run cannot be described by a graph; keep the first reason."""

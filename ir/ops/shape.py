@@ -42,7 +42,7 @@ def _reshape_index(index: tuple[Any, ...], x: TensorType, out: TensorType, shape
 
 reshape: Op = linear(
     "reshape",
-    eval=lambda x, shape: np.reshape(x, shape),
+    eval=lambda x, shape: x.reshape(shape),
     type_rule=_reshaped,
     transpose=lambda ct, x_type: reshape(ct, shape=x_type.shape),
     attrs=("shape",),
@@ -77,7 +77,7 @@ def _permuted(x: TensorType, *, dims: tuple[int, ...]) -> TensorType:
 # Axis i of the result is axis dims[i] of the operand.
 permute: Op = linear(
     "permute",
-    eval=lambda x, dims: np.transpose(x, dims),
+    eval=lambda x, dims: x.transpose(dims),
     type_rule=_permuted,
     transpose=lambda ct, dims: permute(ct, dims=_inverse(dims)),
     attrs=("dims",),

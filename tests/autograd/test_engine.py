@@ -65,7 +65,9 @@ def test_second_backward_needs_retained_values(retain: bool) -> None:
         z.backward()
         np.testing.assert_allclose(x.grad.item(), 2 * np.cos(4.0) * 4)
     else:
-        with pytest.raises(RuntimeError, match="Trying to backward through the graph a second time"):
+        with pytest.raises(
+            RuntimeError, match="Trying to backward through the graph a second time"
+        ):
             z.backward()
 
 
@@ -126,7 +128,9 @@ def test_grad_with_respect_to_a_result() -> None:
 
 def test_batched_cotangents() -> None:
     x = leaf(1.0, 2.0)
-    (rows,) = autograd.grad(x * x, x, grad_outputs=tg.eye(2, dtype=tg.float64), is_grads_batched=True)
+    (rows,) = autograd.grad(
+        x * x, x, grad_outputs=tg.eye(2, dtype=tg.float64), is_grads_batched=True
+    )
     np.testing.assert_array_equal(rows.numpy(), np.diag([2.0, 4.0]))
 
 
@@ -135,7 +139,9 @@ def test_derivatives_of_any_order() -> None:
     value = x.sin()
     for order in range(1, 9):
         (value,) = autograd.grad(value, x, create_graph=True)
-        expected = [np.cos, lambda v: -np.sin(v), lambda v: -np.cos(v), np.sin][(order - 1) % 4](0.7)
+        expected = [np.cos, lambda v: -np.sin(v), lambda v: -np.cos(v), np.sin][(order - 1) % 4](
+            0.7
+        )
         np.testing.assert_allclose(value.item(), expected, rtol=1e-12)
 
 
@@ -225,7 +231,9 @@ def test_hooks_on_records() -> None:
     y = x * w
     seen: list[Any] = []
     y.grad_fn.register_prehook(lambda outs: (outs[0] * 2,))
-    y.grad_fn.register_hook(lambda ins, outs: seen.append((ins[0].item(), ins[1].item(), outs[0].item())))
+    y.grad_fn.register_hook(
+        lambda ins, outs: seen.append((ins[0].item(), ins[1].item(), outs[0].item()))
+    )
     y.backward()
     assert seen == [(6.0, 4.0, 2.0)]
     assert (x.grad.item(), w.grad.item()) == (6.0, 4.0)

@@ -50,7 +50,9 @@ CALLS: dict[str, dict[str, Callable[..., Any]]] = {
         "tuple of one": lambda m, x, y, **o: m.jacobian(linear, (x,), **o),
         "independent": lambda m, x, y, **o: m.jacobian(separate, (x, y), **o),
         "vectorized": lambda m, x, y, **o: m.jacobian(two, (x, y), vectorize=True, **o),
-        "forward": lambda m, x, y, **o: m.jacobian(linear, x, vectorize=True, strategy="forward-mode", **o),
+        "forward": lambda m, x, y, **o: m.jacobian(
+            linear, x, vectorize=True, strategy="forward-mode", **o
+        ),
         "forward alone": lambda m, x, y, **o: m.jacobian(linear, x, strategy="forward-mode", **o),
         "no such strategy": lambda m, x, y, **o: m.jacobian(linear, x, strategy="sideways", **o),
         "no tensor": lambda m, x, y, **o: m.jacobian(lambda x: 3, x, **o),
@@ -62,7 +64,9 @@ CALLS: dict[str, dict[str, Callable[..., Any]]] = {
         "linear": lambda m, x, y, **o: m.hessian(lambda x: linear(x).sum(), x, **o),
         "not scalar": lambda m, x, y, **o: m.hessian(linear, x, **o),
         "a tuple": lambda m, x, y, **o: m.hessian(lambda x: (one(x),), x, **o),
-        "no such strategy": lambda m, x, y, **o: m.hessian(one, x, outer_jacobian_strategy="sideways", **o),
+        "no such strategy": lambda m, x, y, **o: m.hessian(
+            one, x, outer_jacobian_strategy="sideways", **o
+        ),
     },
     "vjp": {
         "scalar": lambda m, x, y, **o: m.vjp(one, x, **o),
@@ -122,7 +126,9 @@ def outcome(module: Any, call: Callable[..., Any], requires_grad: bool, **option
 
 @pytest.mark.peers
 @pytest.mark.skipif(torch is None, reason="torch is not installed")
-@pytest.mark.parametrize("name", [(f, c) for f, calls in CALLS.items() for c in calls], ids=" ".join)
+@pytest.mark.parametrize(
+    "name", [(f, c) for f, calls in CALLS.items() for c in calls], ids=" ".join
+)
 @pytest.mark.filterwarnings("ignore")
 def test_as_torch(name: tuple[str, str]) -> None:
     """Values, nesting, requires_grad, and error sentences, under all options."""
@@ -169,7 +175,9 @@ def test_products_agree_with_the_matrices(rng: np.random.Generator) -> None:
     for product in (F.vhp, F.hvp):
         _, found = product(cubic, (x, y), v)
         for i in range(2):
-            np.testing.assert_allclose(found[i].numpy(), times(h[i][0], v[0]) + times(h[i][1], v[1]))
+            np.testing.assert_allclose(
+                found[i].numpy(), times(h[i][0], v[0]) + times(h[i][1], v[1])
+            )
 
 
 def test_results_can_be_differentiated_again() -> None:

@@ -64,7 +64,9 @@ def run(module: Any, program: Program, values: np.ndarray) -> tuple[Any, Any]:
                 if x.ndim:
                     x[number % 2 :] = 1.5
             case 14:
-                tensors.append(module.stack([x, y]).sum(0) if x.shape == y.shape else x.sum() + y.sum())
+                tensors.append(
+                    module.stack([x, y]).sum(0) if x.shape == y.shape else x.sum() + y.sum()
+                )
             case 15:
                 with module.no_grad():
                     x.add_(1.0)
@@ -76,7 +78,12 @@ def run(module: Any, program: Program, values: np.ndarray) -> tuple[Any, Any]:
     return leaf, sum((k + 1) * t.sum() for k, t in enumerate(tensors))
 
 
-REFUSALS = ("modified by an inplace operation", "no_grad mode", "leaf Variable", "single memory location")
+REFUSALS = (
+    "modified by an inplace operation",
+    "no_grad mode",
+    "leaf Variable",
+    "single memory location",
+)
 
 
 def gradient(module: Any, program: Program) -> np.ndarray | str:
@@ -108,12 +115,13 @@ def detached_parts(program: Program) -> bool:
 
 
 programs = st.lists(
-    st.tuples(st.integers(0, 17), st.integers(0, 7), st.integers(0, 7), st.integers(0, 2)), max_size=9
+    st.tuples(st.integers(0, 17), st.integers(0, 7), st.integers(0, 7), st.integers(0, 2)),
+    max_size=9,
 )
 
 
 @given(programs)
-@settings(max_examples=300)
+@settings(max_examples=1000)
 def test_gradient_is_that_of_the_values(program: Program) -> None:
     found = gradient(tg, program)
     if isinstance(found, str) or detached_parts(program):
@@ -124,7 +132,7 @@ def test_gradient_is_that_of_the_values(program: Program) -> None:
 @pytest.mark.peers
 @pytest.mark.skipif(torch is None, reason="torch is not installed")
 @given(programs)
-@settings(max_examples=500)
+@settings(max_examples=1500)
 def test_where_torch_has_a_gradient_it_is_the_same(program: Program) -> None:
     expected = gradient(torch, program)
     if not isinstance(expected, str):

@@ -16,7 +16,14 @@ def test_forward_and_backward_events() -> None:
         y = (x.sin() * x).sum()
         y.backward()
     found = names(prof.function_events)
-    for name in ("aten::sin", "aten::mul", "aten::sum", "SinBackward0", "MulBackward0", "SumBackward0"):
+    for name in (
+        "aten::sin",
+        "aten::mul",
+        "aten::sum",
+        "SinBackward0",
+        "MulBackward0",
+        "SumBackward0",
+    ):
         assert name in found
     for record in ("SumBackward0", "MulBackward0", "SinBackward0"):
         assert f"autograd::engine::evaluate_function: {record}" in found

@@ -83,7 +83,8 @@ class Outcome:
         benchmark, size, system: what was run.
         problem: why there are no times; empty if there are.
         notes: what the system warned of, such as not having compiled the function.
-        first_call_s: seconds of the first run, compilation included.
+        warm_up_s: seconds of the first three runs together, with all compilation: an optimizer that
+            makes its state in the first step is compiled in the second.
         samples_s: seconds per run, one mean for each round.
     """
 
@@ -92,7 +93,7 @@ class Outcome:
     system: str
     problem: str = ""
     notes: list[str] = field(default_factory=list)
-    first_call_s: float = math.nan
+    warm_up_s: float = math.nan
     samples_s: list[float] = field(default_factory=list)
 
     @property
@@ -152,10 +153,9 @@ def try_out(
         warnings.simplefilter("always")
         program = system.prepare(library, inputs)
         started = time.perf_counter()
-        program.run()
-        outcome.first_call_s = time.perf_counter() - started
-        program.run()
-        program.run()
+        for _ in range(3):
+            program.run()
+        outcome.warm_up_s = time.perf_counter() - started
         results = program.results()
     outcome.notes += dict.fromkeys(_first_line(warning.message) for warning in caught)
     return program, results

@@ -43,7 +43,7 @@ def groups(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
     return [list(group) for _, group in by_work]
 
 
-HEADER = ("system", "median", "quartiles", "ratio", "first call")
+HEADER = ("system", "median", "quartiles", "ratio", "first 3 runs")
 
 
 def format_group(group: Sequence[Outcome]) -> str:
@@ -51,7 +51,7 @@ def format_group(group: Sequence[Outcome]) -> str:
     first = group[0]
     lines = [
         f"{first.benchmark} ({first.size}): {BENCHMARKS[first.benchmark].title}",
-        "  {:<14}{:>10}  {:>22}{:>9}{:>12}".format(*HEADER),
+        "  {:<14}{:>10}  {:>22}{:>9}{:>14}".format(*HEADER),
     ]
     for outcome in group:
         if outcome.problem:
@@ -61,7 +61,7 @@ def format_group(group: Sequence[Outcome]) -> str:
         ratio = format_ratio(outcome, first)
         lines.append(
             f"  {outcome.system:<14}{format_seconds(outcome.median_s):>10}"
-            f"  {f'{low} - {high}':>22}{ratio:>9}{format_seconds(outcome.first_call_s):>12}"
+            f"  {f'{low} - {high}':>22}{ratio:>9}{format_seconds(outcome.warm_up_s):>14}"
         )
         lines += [f"    warned: {note}" for note in outcome.notes]
     return "\n".join(lines)
@@ -70,7 +70,7 @@ def format_group(group: Sequence[Outcome]) -> str:
 def format_markdown(outcomes: Sequence[Outcome]) -> str:
     """One row per benchmark and size; each peer with its ratio to tracegrad."""
     systems = list(dict.fromkeys(o.system for o in outcomes if not o.absent))
-    header = ["work", *systems, "first call: " + " / ".join(systems)]
+    header = ["work", *systems, "first 3 runs: " + " / ".join(systems)]
     lines = [" | ".join(["", *header, ""]).strip(), "|---" * len(header) + "|"]
     for group in groups(outcomes):
         first = group[0]
@@ -80,7 +80,7 @@ def format_markdown(outcomes: Sequence[Outcome]) -> str:
             cells.append(_markdown_cell(by_system.get(system), first))
         cells.append(
             " / ".join(
-                format_seconds(by_system[system].first_call_s) if system in by_system else "-"
+                format_seconds(by_system[system].warm_up_s) if system in by_system else "-"
                 for system in systems
             )
         )
@@ -147,7 +147,7 @@ def format_json(outcomes: Iterable[Outcome], machine: dict[str, Any]) -> str:
             "notes": outcome.notes,
             "median_s": _number(outcome.median_s),
             "quartiles_s": [_number(value) for value in outcome.quartiles_s],
-            "first_call_s": _number(outcome.first_call_s),
+            "warm_up_s": _number(outcome.warm_up_s),
             "samples_s": outcome.samples_s,
         }
         for outcome in outcomes

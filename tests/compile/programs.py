@@ -15,6 +15,7 @@ import numpy as np
 import tracegrad as tg
 
 Compile = Callable[[Callable[..., Any]], Any]
+TURNS = 9
 
 
 class World(NamedTuple):
@@ -29,13 +30,25 @@ class World(NamedTuple):
     tensors: list[tg.Tensor]
 
 
-PROGRAMS: dict[str, Callable[[Compile], World]] = {}
+class Program(NamedTuple):
+    """A factory, and whether most of its calls are expected to be native; None where either will do."""
+
+    make: Callable[[Compile], World]
+    native: bool | None
 
 
-def program(make: Callable[[Compile], World]) -> Callable[[Compile], World]:
+PROGRAMS: dict[str, Program] = {}
+
+
+def program(native: bool | None = True) -> Callable[[Any], Any]:
     """Add a factory to the table."""
-    PROGRAMS[make.__name__] = make
-    return make
+
+    def add(make: Callable[[Compile], World]) -> Callable[[Compile], World]:
+        assert make.__name__ not in PROGRAMS
+        PROGRAMS[make.__name__] = Program(make, native)
+        return make
+
+    return add
 
 
 def data(*shape: int, seed: int = 0) -> tg.Tensor:
@@ -48,7 +61,7 @@ def leaf(*shape: int, seed: int = 0) -> tg.Tensor:
     return data(*shape, seed=seed).requires_grad_()
 
 
-@program
+@program()
 def pure(compile: Compile) -> World:
     @compile
     def f(x: tg.Tensor, y: tg.Tensor) -> tg.Tensor:
@@ -57,7 +70,7 @@ def pure(compile: Compile) -> World:
     return World(lambda turn: f(data(3, 4, seed=turn), data(4, seed=turn + 50)), [])
 
 
-@program
+@program()
 def containers(compile: Compile) -> World:
     @compile
     def f(batch: dict[str, Any], *, scale: float) -> dict[str, Any]:
@@ -66,7 +79,7 @@ def containers(compile: Compile) -> World:
     return World(lambda turn: f({"parts": [data(2, seed=turn), data(3, seed=turn)]}, scale=0.5), [])
 
 
-@program
+@program()
 def gradient_from_outside(compile: Compile) -> World:
     w = leaf(4, 3)
 
@@ -83,7 +96,7 @@ def gradient_from_outside(compile: Compile) -> World:
     return World(call, [w])
 
 
-@program
+@program()
 def several_differentiable_results(compile: Compile) -> World:
     w = leaf(3)
 
@@ -99,7 +112,7 @@ def several_differentiable_results(compile: Compile) -> World:
     return World(call, [w])
 
 
-@program
+@program()
 def second_derivative_from_outside(compile: Compile) -> World:
     x = leaf(5)
 
@@ -115,7 +128,7 @@ def second_derivative_from_outside(compile: Compile) -> World:
     return World(call, [x])
 
 
-@program
+@program()
 def no_grad_inside(compile: Compile) -> World:
     w = leaf(3)
 
@@ -133,7 +146,7 @@ def no_grad_inside(compile: Compile) -> World:
     return World(call, [w])
 
 
-@program
+@program()
 def training_step(compile: Compile) -> World:
     w, b = leaf(4, 3), leaf(3, seed=1)
 
@@ -150,7 +163,7 @@ def training_step(compile: Compile) -> World:
     return World(lambda turn: step(data(8, 4, seed=turn), data(8, 3, seed=turn + 1)), [w, b])
 
 
-@program
+@program()
 def accumulation(compile: Compile) -> World:
     w = leaf(3)
 
@@ -170,7 +183,7 @@ def accumulation(compile: Compile) -> World:
     return World(call, [w])
 
 
-@program
+@program()
 def momentum_in_a_list(compile: Compile) -> World:
     w = leaf(3)
     velocity = [tg.zeros(3)]
@@ -188,7 +201,7 @@ def momentum_in_a_list(compile: Compile) -> World:
     return World(lambda turn: step(data(3, seed=turn)), [w, *velocity])
 
 
-@program
+@program()
 def branch(compile: Compile) -> World:
     @compile
     def f(x: tg.Tensor) -> tg.Tensor:
@@ -199,7 +212,7 @@ def branch(compile: Compile) -> World:
     return World(lambda turn: f(data(3, seed=turn)), [])
 
 
-@program
+@program()
 def early_return_after_write(compile: Compile) -> World:
     state = tg.zeros(3)
 
@@ -214,7 +227,7 @@ def early_return_after_write(compile: Compile) -> World:
     return World(lambda turn: f(data(3, seed=turn)), [state])
 
 
-@program
+@program()
 def while_on_data(compile: Compile) -> World:
     @compile
     def f(x: tg.Tensor) -> tg.Tensor:
@@ -225,7 +238,7 @@ def while_on_data(compile: Compile) -> World:
     return World(lambda turn: f(data(3, seed=turn % 3) + 0.1), [])
 
 
-@program
+@program()
 def item_as_number(compile: Compile) -> World:
     @compile
     def f(x: tg.Tensor, n: tg.Tensor) -> tg.Tensor:
@@ -234,7 +247,7 @@ def item_as_number(compile: Compile) -> World:
     return World(lambda turn: f(data(5), tg.tensor(turn % 3)), [])
 
 
-@program
+@program()
 def negative_zero(compile: Compile) -> World:
     @compile
     def f(x: tg.Tensor) -> tg.Tensor:
@@ -258,7 +271,7 @@ class Scale:
         self.offset = tg.zeros(3)
 
 
-@program
+@program()
 def attributes(compile: Compile) -> World:
     scale = Scale()
 
@@ -282,7 +295,7 @@ def attributes(compile: Compile) -> World:
     return World(call, [])
 
 
-@program
+@program()
 def closure_number(compile: Compile) -> World:
     rate = 0.1
 
@@ -298,7 +311,7 @@ def closure_number(compile: Compile) -> World:
     return World(call, [])
 
 
-@program
+@program()
 def method(compile: Compile) -> World:
     class Model:
         def __init__(self) -> None:
@@ -318,7 +331,7 @@ def method(compile: Compile) -> World:
     return World(call, [model.w])
 
 
-@program
+@program(native=False)
 def counter(compile: Compile) -> World:
     class Counter:
         calls = 0
@@ -331,7 +344,7 @@ def counter(compile: Compile) -> World:
     return World(lambda turn: f(data(3, seed=turn)), [])
 
 
-@program
+@program(native=False)
 def growing_list(compile: Compile) -> World:
     history: list[float] = []
 
@@ -343,7 +356,7 @@ def growing_list(compile: Compile) -> World:
     return World(lambda turn: f(data(3, seed=turn)), [])
 
 
-@program
+@program()
 def shapes_and_dtypes(compile: Compile) -> World:
     @compile
     def f(x: tg.Tensor) -> tg.Tensor:
@@ -356,7 +369,7 @@ def shapes_and_dtypes(compile: Compile) -> World:
     return World(call, [])
 
 
-@program
+@program()
 def same_tensor_twice(compile: Compile) -> World:
     @compile
     def f(x: tg.Tensor, y: tg.Tensor) -> tg.Tensor:
@@ -370,7 +383,7 @@ def same_tensor_twice(compile: Compile) -> World:
     return World(call, [])
 
 
-@program
+@program()
 def argument_that_is_captured(compile: Compile) -> World:
     w = data(3)
 
@@ -382,7 +395,7 @@ def argument_that_is_captured(compile: Compile) -> World:
     return World(lambda turn: f(w if turn % 2 else data(3, seed=turn)), [w])
 
 
-@program
+@program()
 def overlapping_views(compile: Compile) -> World:
     base = data(6)
 
@@ -397,7 +410,7 @@ def overlapping_views(compile: Compile) -> World:
     return World(call, [base])
 
 
-@program
+@program()
 def non_contiguous(compile: Compile) -> World:
     @compile
     def f(x: tg.Tensor) -> tg.Tensor:
@@ -411,7 +424,7 @@ def non_contiguous(compile: Compile) -> World:
     return World(call, [])
 
 
-@program
+@program(native=False)
 def returns_argument_and_view(compile: Compile) -> World:
     @compile
     def f(x: tg.Tensor) -> Any:
@@ -426,7 +439,7 @@ def returns_argument_and_view(compile: Compile) -> World:
     return World(call, [])
 
 
-@program
+@program()
 def random_numbers(compile: Compile) -> World:
     generator = tg.Generator().manual_seed(3)
 
@@ -437,7 +450,7 @@ def random_numbers(compile: Compile) -> World:
     return World(lambda turn: f(data(3, seed=turn)), [generator._counter])
 
 
-@program
+@program()
 def gathered(compile: Compile) -> World:
     table = leaf(5, 2)
 
@@ -453,7 +466,7 @@ def gathered(compile: Compile) -> World:
     return World(call, [table])
 
 
-@program
+@program()
 def exceptions(compile: Compile) -> World:
     @compile
     def f(x: tg.Tensor, i: tg.Tensor) -> tg.Tensor:
@@ -470,7 +483,7 @@ def exceptions(compile: Compile) -> World:
     return World(call, [])
 
 
-@program
+@program()
 def hook_on_a_leaf(compile: Compile) -> World:
     w = leaf(3)
 
@@ -487,7 +500,7 @@ def hook_on_a_leaf(compile: Compile) -> World:
     return World(call, [w])
 
 
-@program
+@program()
 def frozen_parameter(compile: Compile) -> World:
     w, v = leaf(3), leaf(3, seed=1)
 
@@ -503,7 +516,7 @@ def frozen_parameter(compile: Compile) -> World:
     return World(call, [w, v])
 
 
-@program
+@program()
 def grad_mode_outside(compile: Compile) -> World:
     w = leaf(3)
 
@@ -519,7 +532,7 @@ def grad_mode_outside(compile: Compile) -> World:
     return World(call, [w])
 
 
-@program
+@program(native=False)
 def printing(compile: Compile) -> World:
     @compile
     def f(x: tg.Tensor) -> tuple[tg.Tensor, str]:
@@ -528,7 +541,7 @@ def printing(compile: Compile) -> World:
     return World(lambda turn: f(data(2, seed=turn)), [])
 
 
-@program
+@program(native=False)
 def from_numpy_inside(compile: Compile) -> World:
     array = np.zeros(3, np.float32)
 
@@ -543,7 +556,7 @@ def from_numpy_inside(compile: Compile) -> World:
     return World(call, [])
 
 
-@program
+@program()
 def kept_grad(compile: Compile) -> World:
     w = leaf(400)
     kept: list[tg.Tensor] = []
@@ -561,7 +574,7 @@ def kept_grad(compile: Compile) -> World:
     return World(call, [w])
 
 
-@program
+@program()
 def state_swapped(compile: Compile) -> World:
     layers = {"w": leaf(3)}
 
@@ -577,7 +590,7 @@ def state_swapped(compile: Compile) -> World:
     return World(call, [])
 
 
-@program
+@program()
 def initialised_in_place(compile: Compile) -> World:
     w = leaf(4, 3)
     with tg.no_grad():
@@ -595,7 +608,7 @@ def initialised_in_place(compile: Compile) -> World:
     return World(call, [w])
 
 
-@program
+@program()
 def in_place_on_results(compile: Compile) -> World:
     w = leaf(3)
 
@@ -614,7 +627,7 @@ def in_place_on_results(compile: Compile) -> World:
     return World(call, [w])
 
 
-@program
+@program()
 def in_place_through_a_view(compile: Compile) -> World:
     buffer = tg.zeros(4)
 
@@ -650,36 +663,36 @@ def module_step(compile: Compile, make_optimizer: Callable[[Any], Any], *layers:
     return World(call, [*model.parameters(), *model.buffers()])
 
 
-@program
+@program()
 def sgd(compile: Compile) -> World:
     return module_step(compile, lambda p: tg.optim.SGD(p, lr=0.1), tg.nn.ReLU())
 
 
-@program
+@program()
 def sgd_with_momentum(compile: Compile) -> World:
     return module_step(
         compile, lambda p: tg.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True), tg.nn.Tanh()
     )
 
 
-@program
+@program()
 def adam(compile: Compile) -> World:
     return module_step(compile, lambda p: tg.optim.Adam(p, lr=0.01), tg.nn.GELU())
 
 
-@program
+@program()
 def dropout_and_norm(compile: Compile) -> World:
     return module_step(
         compile, lambda p: tg.optim.SGD(p, lr=0.1), tg.nn.LayerNorm(8), tg.nn.Dropout(0.5), tg.nn.ReLU()
     )
 
 
-@program
+@program()
 def batch_norm(compile: Compile) -> World:
     return module_step(compile, lambda p: tg.optim.SGD(p, lr=0.1), tg.nn.BatchNorm1d(8), tg.nn.ReLU())
 
 
-@program
+@program()
 def train_and_eval(compile: Compile) -> World:
     tg.manual_seed(0)
     model = tg.nn.Sequential(tg.nn.Linear(3, 4), tg.nn.Dropout(0.5), tg.nn.Linear(4, 1))

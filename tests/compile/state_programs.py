@@ -1656,7 +1656,7 @@ def forward_replaced(compile: Compile) -> World:
     return World(call, [])
 
 
-@program()
+@program(native=None)
 def optimizer_options(compile: Compile) -> World:
     w, v = leaf(3), leaf(3, seed=1)
     optimizer = tg.optim.SGD([w], lr=0.1, momentum=0.5)

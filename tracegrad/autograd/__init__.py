@@ -1,23 +1,40 @@
 """``tracegrad.autograd``: torch.autograd's public names.
 
 Records are in :mod:`tracegrad.node`; ``engine`` sweeps over them, ``backward`` is the public way in,
-``functional`` has Jacobians and the like, ``profiler`` listens to what runs. These two are imported when used.
+``function`` is for operations with derivatives of the user's own. ``functional`` has Jacobians and the like,
+``profiler`` listens to what runs, ``differences`` checks derivatives: these are imported when used.
 """
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from tracegrad.autograd import graph
+from tracegrad.autograd.anomaly import detect_anomaly, set_detect_anomaly
 from tracegrad.autograd.backward import backward, grad
-from tracegrad.grad_mode import enable_grad, no_grad, set_grad_enabled
+from tracegrad.autograd.function import Function
+from tracegrad.grad_mode import enable_grad, inference_mode, no_grad, set_grad_enabled
 from tracegrad.tensor import Tensor
 
 Variable = Tensor
 
-__all__ = ["Variable", "backward", "enable_grad", "grad", "graph", "no_grad", "set_grad_enabled"]
+__all__ = [
+    "Function",
+    "Variable",
+    "backward",
+    "detect_anomaly",
+    "enable_grad",
+    "grad",
+    "graph",
+    "inference_mode",
+    "no_grad",
+    "set_detect_anomaly",
+    "set_grad_enabled",
+]
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in ("functional", "profiler"):
         return importlib.import_module(f"{__name__}.{name}")
+    if name in ("gradcheck", "gradgradcheck"):
+        return getattr(importlib.import_module(f"{__name__}.differences"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

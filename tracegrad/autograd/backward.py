@@ -26,7 +26,9 @@ def _seeds(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> lis
                 raise RuntimeError("grad can be implicitly created only for scalar outputs")
             gradient = new_tensor(np.ones_like(output._data))
             if state.trace is not None:
+                state.trace.begin_adjoint(output._grad_fn)
                 state.trace.created(gradient, 1.0)
+                state.trace.begin_adjoint(None)
         elif not isinstance(gradient, Tensor):
             raise TypeError(
                 f"gradients can be either Tensors or None, but got {type(gradient).__name__}"

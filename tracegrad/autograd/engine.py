@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.node import Edge, Node
+from tracegrad.autograd.anomaly import check_pulled
 from tracegrad.dispatch import apply, apply_in_place
 from tracegrad.grad_mode import state
 from tracegrad.ir import events
 from tracegrad.ir.autodiff import sweep
 from tracegrad.ir.numpy_errors import restore, silence
 from tracegrad.ir.op import registered
+from tracegrad.node import Edge, Node
 from tracegrad.tensor import Tensor, new_tensor, set_grad
 
 _ADD = registered("add")
@@ -27,7 +28,8 @@ _ADD = registered("add")
 
 def root_of(tensor: Tensor) -> tuple[Edge, int]:
     """Where the sweep starts for a tensor: its record, or itself if it is a leaf."""
-    return (tensor.grad_fn or tensor), tensor._output_nr
+    tensor._renew()
+    return (tensor if tensor._grad_fn is None else tensor._grad_fn), tensor._output_nr
 
 
 def run(
@@ -55,6 +57,9 @@ def run(
     Linear in the number of records; no recursion. Complexity of the order: a sort by sequence number.
     """
     as_tensors = create_graph or state.trace is not None
+    check_nan = state.check_nan
+    if check_nan and state.trace is not None:
+        state.trace.give_up("anomaly detection is on")
     nodes = _reachable([root_of(t)[0] for t in roots])
     wanted = None if inputs is None else _needed(nodes, [root_of(t) for t in inputs])
     captures: dict[tuple[Any, int], list[int]] = {}
@@ -93,6 +98,8 @@ def run(
         if state.trace is not None:
             state.trace.begin_adjoint(node)
         pulled = _profiled_pull(node, ct, needed, as_tensors) if events.active else node.pull(ct, needed, as_tensors)
+        if check_nan:
+            check_pulled(node, pulled)
         if node.post_hooks is not None:
             pulled = _run_post_hooks(node, pulled, ct)
         if not retain_graph:

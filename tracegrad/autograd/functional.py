@@ -82,18 +82,24 @@ def _detached(tensors: Tensors, create_graph: bool, requires_grad: bool) -> Tens
     They are new in any case, so that a tensor which `func` also reaches by itself is told apart from its argument.
     """
     return tuple(
-        x.view_as(x) if create_graph and x.requires_grad else x.detach().requires_grad_(requires_grad)
+        x.view_as(x)
+        if create_graph and x.requires_grad
+        else x.detach().requires_grad_(requires_grad)
         for x in tensors
     )
 
 
-def _vector(v: Any, like: Tensors, like_is_tuple: bool, create_graph: bool, function: str) -> Tensors:
+def _vector(
+    v: Any, like: Tensors, like_is_tuple: bool, create_graph: bool, function: str
+) -> Tensors:
     """The argument `v`, checked against what it is multiplied with."""
     _, values = _tuple_of(v, "v", function)
     values = _detached(values, create_graph, requires_grad=False)
     if len(values) != len(like):
         if like_is_tuple:
-            raise RuntimeError(f"v is a tuple of invalid length: should be {len(like)} but got {len(values)}.")
+            raise RuntimeError(
+                f"v is a tuple of invalid length: should be {len(like)} but got {len(values)}."
+            )
         raise RuntimeError("The given v should contain a single Tensor.")
     for position, (x, y) in enumerate(zip(values, like, strict=True)):
         if x.shape != y.shape:
@@ -102,7 +108,9 @@ def _vector(v: Any, like: Tensors, like_is_tuple: bool, create_graph: bool, func
     return values
 
 
-def _input_vector(v: Any, inputs: Tensors, is_tuple: bool, create_graph: bool, function: str) -> Any:
+def _input_vector(
+    v: Any, inputs: Tensors, is_tuple: bool, create_graph: bool, function: str
+) -> Any:
     if v is not None:
         return _vector(v, inputs, is_tuple, create_graph, function)
     if len(inputs) != 1 or inputs[0].numel() != 1:
@@ -134,7 +142,9 @@ def _gradients(
     """`grad` that skips outputs without history; None for inputs that nothing depends on."""
     cts = (None,) * len(outputs) if cotangents is None else cotangents
     pairs = [
-        (out, ct) for out, ct in zip(outputs, cts, strict=True) if out is not None and out.requires_grad
+        (out, ct)
+        for out, ct in zip(outputs, cts, strict=True)
+        if out is not None and out.requires_grad
     ]
     if not pairs:
         return (None,) * len(inputs)
@@ -176,9 +186,7 @@ def _result(value: Any, create_graph: bool, *is_tuple: bool) -> Any:
     return parts if is_tuple[0] else parts[0]
 
 
-def _call_scalar(
-    func: Callable[..., Any], inputs: Tensors, strict: bool, function: str
-) -> Tensor:
+def _call_scalar(func: Callable[..., Any], inputs: Tensors, strict: bool, function: str) -> Tensor:
     """`func`, which has to return one Tensor with one element."""
     is_tuple, outputs = _tuple_of(func(*inputs), _OUTPUTS, function)
     _require(outputs, strict, _CONSTANT_OUTPUT)
@@ -192,7 +200,11 @@ def _call_scalar(
 
 
 def vjp(
-    func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
+    func: Callable[..., Any],
+    inputs: Any,
+    v: Any = None,
+    create_graph: bool = False,
+    strict: bool = False,
 ) -> tuple[Any, Any]:
     """The product of a vector with the Jacobian of `func` at `inputs`.
 
@@ -226,11 +238,17 @@ def vjp(
     with set_grad_enabled(create_graph or is_grad_enabled()):
         found = _gradients(outputs, points, vector, create_graph=create_graph)
         product = _filled(found, points, strict, create_graph, _BACK)
-    return _result(outputs, create_graph, is_outputs_tuple), _result(product, create_graph, is_inputs_tuple)
+    return _result(outputs, create_graph, is_outputs_tuple), _result(
+        product, create_graph, is_inputs_tuple
+    )
 
 
 def jvp(
-    func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
+    func: Callable[..., Any],
+    inputs: Any,
+    v: Any = None,
+    create_graph: bool = False,
+    strict: bool = False,
 ) -> tuple[Any, Any]:
     """The product of the Jacobian of `func` at `inputs` with a vector: the derivative in a direction.
 
@@ -263,7 +281,9 @@ def jvp(
     with set_grad_enabled(create_graph or is_grad_enabled()):
         found = _gradients(pulled, cotangents, vector, create_graph=create_graph)
         product = _filled(found, outputs, strict, create_graph, _BACK_TRICK)
-    return _result(outputs, create_graph, is_outputs_tuple), _result(product, create_graph, is_outputs_tuple)
+    return _result(outputs, create_graph, is_outputs_tuple), _result(
+        product, create_graph, is_outputs_tuple
+    )
 
 
 def jacobian(
@@ -409,7 +429,11 @@ def hessian(
 
 
 def vhp(
-    func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
+    func: Callable[..., Any],
+    inputs: Any,
+    v: Any = None,
+    create_graph: bool = False,
+    strict: bool = False,
 ) -> tuple[Any, Any]:
     """The product of a vector with the Hessian of `func` at `inputs`.
 
@@ -441,7 +465,11 @@ def vhp(
 
 
 def hvp(
-    func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
+    func: Callable[..., Any],
+    inputs: Any,
+    v: Any = None,
+    create_graph: bool = False,
+    strict: bool = False,
 ) -> tuple[Any, Any]:
     """The product of the Hessian of `func` at `inputs` with a vector.
 

@@ -18,7 +18,7 @@ Number = (int, float, bool)
 
 def is_number(value: Any) -> bool:
     """Whether a value counts as a Python number in an operation on tensors."""
-    return isinstance(value, (int, float)) or isinstance(value, np.generic)
+    return isinstance(value, (int, float, np.generic))
 
 
 def number_dtype(value: Any) -> DType:
@@ -75,10 +75,10 @@ def common_operands(x: Any, y: Any, *, floating: bool = False) -> tuple[Any, Any
         dtype = x._data.dtype
         if dtype is y._data.dtype and (dtype.kind == "f" or not floating):
             return x, y
-    elif x_is_tensor and y.__class__ in (float, int) and x._data.dtype.kind == "f":
-        return x, y
-    elif y_is_tensor and x.__class__ in (float, int) and y._data.dtype.kind == "f":
-        return x, y
+    elif x_is_tensor or y_is_tensor:
+        number, array = (y, x._data) if x_is_tensor else (x, y._data)
+        if number.__class__ in (float, int) and array.dtype.kind == "f":
+            return x, y
     common = result_dtype(x, y)
     if floating and not common.is_floating:
         common = default_float()
@@ -125,6 +125,8 @@ def canonical_dims(dim: int | Sequence[int] | None, ndim: int) -> tuple[int, ...
     """Sorted dimensions to reduce over; all of them for None or an empty sequence."""
     if dim is None:
         return tuple(range(ndim))
+    if dim.__class__ is int and -ndim <= dim < ndim:
+        return (dim + ndim if dim < 0 else dim,)
     dims = (dim,) if isinstance(dim, (int, np.integer)) else tuple(dim)
     if not dims:
         return tuple(range(ndim))
@@ -159,6 +161,8 @@ def resolve_dtype(dtype: Any) -> DType | None:
     if builtin is not None:
         return builtin
     try:
+        if isinstance(dtype, str):
+            raise TypeError
         return from_numpy_dtype(np.dtype(dtype))
     except TypeError:
         raise TypeError(f"dtype must be a tracegrad dtype, but got {dtype!r}") from None

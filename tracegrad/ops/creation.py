@@ -76,9 +76,7 @@ def tensor(
         from_numpy_dtype(array.dtype)
     if target is None and not isinstance(data, (np.ndarray, np.generic)):
         has_arrays = isinstance(data, list) and _holds_arrays(data)
-        if array.dtype == np.float64 and not has_arrays:
-            array = array.astype(default_float().np)
-        elif array.size == 0 and not has_arrays:
+        if (array.dtype == np.float64 and not has_arrays) or (array.size == 0 and not has_arrays):
             array = array.astype(default_float().np)
     else:
         array = array.astype(from_numpy_dtype(array.dtype).np, copy=False)
@@ -86,7 +84,8 @@ def tensor(
 
 
 def _overflow(dtype: DType | None) -> str:
-    word = {None: "int64_t", "i64": "int64_t", "i32": "int"}.get(dtype and dtype.name, str(dtype)[6:])
+    name = "i64" if dtype is None else dtype.name
+    word = {"i64": "int64_t", "i32": "int"}.get(name, str(dtype)[6:])
     return f"value cannot be converted to type {word} without overflow"
 
 

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.dispatch import apply, apply_in_place, check_in_place, composite, former, shown_as, store
+from tracegrad.dispatch import (
+    apply,
+    apply_in_place,
+    check_in_place,
+    composite,
+    former,
+    shown_as,
+    store,
+)
 from tracegrad.grad_mode import state
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import DType, bool_
@@ -35,7 +43,7 @@ def write_out(result: Tensor, out: Tensor | None) -> Tensor:
         )
     if out.shape != result.shape:
         if state.trace is not None:
-            raise RuntimeError("out= of another shape is not supported in a compiled function")
+            state.trace.give_up("out= gets another shape")
         out._data = np.empty(result._data.shape, out._data.dtype)
     return store(out, result)
 
@@ -491,8 +499,7 @@ def isclose(
 
 def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
     """A copy with memory of its own; gradients flow through."""
-    out = apply(_clone, (input,))
-    return out
+    return apply(_clone, (input,))
 
 
 _clone = registered("copy")

@@ -350,9 +350,8 @@ def _with_elements(x: Tensor, index: Index, source: Tensor) -> Tensor:
     flat, place = _flattened(part, dims)
     rest = [n for d, n in enumerate(part._data.shape) if d not in dims]
     target = (*rest[:place], *broadcast, *rest[place:])
-    updated = apply(
-        registered("index_copy"), (flat, _spread(linear, broadcast), _fit(source, target, advanced=True)), {"axis": place}
-    )
+    operands = flat, _spread(linear, broadcast), _fit(source, target, advanced=True)
+    updated = apply(registered("index_copy"), operands, {"axis": place})
     restored = _restore(updated, part, dims, place)
     whole = part._data.shape == x._data.shape and index.shape == x._data.shape and not index.flips
     return restored if whole else _place(x, index, restored)

@@ -9,7 +9,7 @@ from tracegrad.ir.op import registered
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.elementwise import write_out
 from tracegrad.ops.reduction import sum as _sum
-from tracegrad.ops.shaping import permute, reshape, transpose, unsqueeze
+from tracegrad.ops.shaping import permute, reshape, unsqueeze
 from tracegrad.tensor import Tensor
 
 _matmul = registered("matmul")

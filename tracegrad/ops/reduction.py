@@ -17,6 +17,7 @@ from tracegrad.tensor import Tensor
 Dims = int | Sequence[int] | None
 
 _sum = registered("sum")
+_div = registered("div")
 _max = registered("max")
 _min = registered("min")
 _gather = registered("gather")
@@ -68,8 +69,8 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
         )
     axes = canonical_dims(dim, x._data.ndim)
     count = _count(x, axes)
-    total = sum(x, axes or None, keepdim) if axes or dim is None else x
-    result = ew.div(total, float(count)) if count else ew.mul(total, math.nan)
+    total = apply(_sum, (x,), {"axis": axes, "keepdims": bool(keepdim)})
+    result = apply(_div, (total, float(count))) if count else ew.mul(total, math.nan)
     return shown_as(result, "MeanBackward0" if dim is None else "MeanBackward1", input)
 
 

@@ -346,7 +346,8 @@ def reverse(input: Tensor, axes: tuple[int, ...]) -> Tensor:
 def roll(input: Tensor, shifts: int | Sequence[int], dims: Any = None) -> Tensor:
     """Shift elements along dimensions; those that leave come in at the other end."""
     if dims is None:
-        assert isinstance(shifts, int)
+        if not isinstance(shifts, int):
+            raise TypeError(f"roll(): shifts must be an int where dims is None, not {type(shifts).__name__}")
         return reshape(roll(ravel(input), shifts, 0), input.shape)
     pairs = zip(
         (shifts,) if isinstance(shifts, int) else shifts, (dims,) if isinstance(dims, int) else dims, strict=True

@@ -1,0 +1,437 @@
+"""The calls with which the public functions are compared with torch, and how to carry them out.
+
+The data is the table `CASES`: one line per call. `prepare` makes one library's arguments of a line, `forms` the
+ways to call it. Used by test_ops_torch.py and autograd/test_records.py.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+
+class X(NamedTuple):
+    """A floating operand with values in [low, high], of which gradients are taken; or another dtype."""
+
+    shape: tuple[int, ...]
+    low: float = -2.0
+    high: float = 2.0
+    dtype: str = "float"
+
+    def draw(self, rng: np.random.Generator, floating: str) -> np.ndarray:
+        if self.dtype == "float":
+            return np.asarray(rng.uniform(self.low, self.high, self.shape).astype(floating))
+        if self.dtype == "bool":
+            return np.asarray(rng.integers(0, 2, self.shape).astype(bool))
+        return np.asarray(
+            rng.integers(int(self.low), int(self.high) + 1, self.shape).astype(self.dtype)
+        )
+
+
+class Case(NamedTuple):
+    """One call: ``name(*args, **kwargs)``; each X among args (also inside lists) is a tensor."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __str__(self) -> str:
+        def text(value: Any) -> str:
+            if isinstance(value, X):
+                letter = {"float": "f", "bool": "b"}.get(value.dtype, "i")
+                return letter + "x".join(map(str, value.shape))
+            if isinstance(value, list) and value and isinstance(value[0], X):
+                return "[" + ",".join(map(text, value)) + "]"
+            return repr(value).replace(" ", "")
+
+        parts = [text(a) for a in self.args] + [f"{k}={text(v)}" for k, v in self.kwargs.items()]
+        return f"{self.name}({','.join(parts)})"
+
+
+def case(name: str, *args: Any, **kwargs: Any) -> Case:
+    return Case(name, args, kwargs)
+
+
+V = X((4,))
+M = X((2, 3))
+A = X((2, 3, 4))
+S = X(())
+P = X((2, 3), 0.3, 2.0)  # positive
+U = X((2, 3), -0.9, 0.9)  # inside (-1, 1)
+G = X((2, 3), 1.1, 3.0)  # above 1
+INT = X((2, 3), -4, 4, "int64")
+ROW = X((3,))
+B = X((2, 3), dtype="bool")
+IDX = X((2, 3), 0, 2, "int64")
+IV = X((4,), 0, 2, "int64")
+
+
+def _cases() -> Iterator[Case]:
+    for name in (
+        "neg negative abs absolute sign exp exp2 expm1 sin cos tan atan arctan sinh cosh tanh asinh arcsinh "
+        "sigmoid erf erfc floor ceil trunc round frac square relu positive"
+    ).split():
+        for x in (M, S, X((0, 3))):
+            yield case(name, x)
+        if name not in ("frac", "relu", "positive"):
+            yield case(name, INT)
+    for name in "log log1p log2 log10 sqrt rsqrt reciprocal".split():
+        yield from (
+            case(name, P),
+            case(name, X((), 0.5, 2.0)),
+            case(name, X((2, 3), 1, 5, "int64")),
+        )
+    for name in "asin arcsin acos arccos atanh arctanh".split():
+        yield case(name, U)
+    for name in "acosh arccosh".split():
+        yield case(name, G)
+    for name in "add sub subtract mul multiply maximum minimum atan2 arctan2".split():
+        yield from (
+            case(name, M, M),
+            case(name, M, ROW),
+            case(name, X((2, 1)), ROW),
+            case(name, S, M),
+        )
+        yield case(name, INT, INT)
+    for name in "true_divide div divide".split():
+        yield from (
+            case(name, M, P),
+            case(name, M, X((3,), 0.5, 2)),
+            case(name, M, 2),
+            case(name, INT, 3),
+        )
+        yield case(name, INT, X((2, 3), 1, 4, "int64"))
+    for name in "add sub subtract mul multiply".split():
+        yield from (case(name, M, 2), case(name, M, 2.5), case(name, INT, 2), case(name, INT, 2.5))
+    yield from (case("add", M, M, alpha=3), case("sub", M, ROW, alpha=-0.5), case("rsub", M, 1))
+    yield from (case("rsub", M, M), case("add", INT, INT, alpha=2))
+    yield from (case("div", G, 0.7, rounding_mode=m) for m in ("floor", "trunc", None))
+    yield from (case("div", INT, 2, rounding_mode=m) for m in ("floor", "trunc", None))
+    for name in "floor_divide remainder fmod".split():
+        yield from (
+            case(name, X((2, 3), -5, 5), X((3,), 0.7, 2)),
+            case(name, INT, 3),
+            case(name, M, 0.7),
+        )
+        yield case(name, INT, X((2, 3), 1, 3, "int64"))
+    for name in "lt less le less_equal gt greater ge greater_equal eq ne not_equal".split():
+        yield from (
+            case(name, M, M),
+            case(name, M, 0.5),
+            case(name, IDX, X((3,), 0, 2, "int64")),
+            case(name, INT, 0.5),
+        )
+    for name in "bitwise_and bitwise_or bitwise_xor".split():
+        yield from (case(name, B, B), case(name, INT, INT), case(name, INT, 5))
+    for name in ("bitwise_left_shift", "bitwise_right_shift"):
+        yield from (case(name, INT, X((3,), 0, 4, "int64")), case(name, INT, 2))
+    yield from (
+        case("bitwise_not", B),
+        case("bitwise_not", INT),
+        case("logical_not", M),
+        case("logical_not", B),
+    )
+    for name in "logical_and logical_or logical_xor".split():
+        yield from (case(name, B, B), case(name, IDX, INT), case(name, M, B))
+    for name in "isnan isinf isfinite".split():
+        yield from (case(name, M), case(name, INT))
+    yield from (case("pow", P, e) for e in (0, 1, 2, 3, -1, 0.5, 2.5, -2))
+    yield from (
+        case("pow", M, 3),
+        case("pow", M, 2),
+        case("pow", P, P),
+        case("pow", P, X((3,))),
+        case("pow", INT, 2),
+    )
+    yield from (
+        case("pow", INT, 2.5),
+        case("pow", 2.0, M),
+        case("pow", X((2, 3), 0, 3, "int64"), X((3,), 0, 2, "int64")),
+    )
+    for name in "clamp clip".split():
+        yield from (
+            case(name, M, -0.5, 0.5),
+            case(name, M, min=0),
+            case(name, M, max=0.3),
+            case(name, INT, 0, 2),
+        )
+    yield from (case("clamp", M, X((2, 3), -2, -1), X((3,), 0, 1)), case("clamp", INT, 0.5))
+    yield from (case("clamp_min", M, 0.1), case("clamp_max", M, 0.1))
+    yield from (case("lerp", M, M, 0.3), case("lerp", M, M, M))
+    yield from (case("addcmul", M, M, ROW), case("addcmul", M, M, M, value=2.5))
+    yield from (case("addcdiv", M, M, P), case("addcdiv", M, M, P, value=-2))
+    yield from (case("logaddexp", M, M), case("logaddexp", M, ROW))
+    yield from (
+        case("masked_fill", M, B, 7.0),
+        case("masked_fill", M, B, S),
+        case("masked_fill", INT, B, 3),
+    )
+    yield from (
+        case("isclose", M, M),
+        case("isclose", INT, INT),
+        case("clone", M),
+        case("clone", INT),
+    )
+    yield from (
+        case("where", B, M, M),
+        case("where", B, M, 0.0),
+        case("where", B, 1.0, ROW),
+        case("where", B, 1, 0),
+    )
+    yield case("round", M, decimals=1)
+
+    for name in "sum mean amax amin nansum".split():
+        yield from (
+            case(name, A),
+            case(name, A, 1),
+            case(name, A, (0, 2)),
+            case(name, A, -1, True),
+            case(name, S),
+        )
+    for name in "sum any all count_nonzero".split():
+        yield from (case(name, INT), case(name, B), case(name, IDX, 0))
+    yield from (
+        case("sum", INT, dtype=("dtype", "float64")),
+        case("mean", INT, dtype=("dtype", "float64")),
+    )
+    yield from (
+        case("sum", X((0, 3)), 0),
+        case("sum", X((0, 3))),
+        case("any", M),
+        case("all", M, 1, True),
+    )
+    for name in "max min".split():
+        yield from (
+            case(name, A),
+            case(name, A, 1),
+            case(name, A, -1, True),
+            case(name, M, ROW),
+            case(name, INT, 0),
+        )
+    for name in "argmax argmin".split():
+        yield from (case(name, A), case(name, A, 1), case(name, A, 2, True), case(name, INT))
+    yield from (case("cumsum", A, 1), case("cumsum", INT, 0), case("cumsum", S, 0))
+    for name in "var std".split():
+        yield from (
+            case(name, A),
+            case(name, A, 1),
+            case(name, A, (0, 2), keepdim=True),
+            case(name, A, False),
+        )
+        yield from (case(name, A, 1, correction=0), case(name, A, 1, False))
+    yield from (case("logsumexp", A, 1), case("logsumexp", A, (0, 1), True))
+    for name in "softmax log_softmax".split():
+        yield from (case(name, A, 1), case(name, A, -1), case(name, S, 0), case(name, M, 0))
+    yield from (
+        case("norm", M),
+        case("norm", A, dim=1),
+        case("norm", A, 1),
+        case("norm", A, 3, -1, True),
+    )
+    yield from (case("norm", M, math.inf), case("norm", A, 2, (0, 1)), case("norm", M, "fro"))
+    yield from (case("allclose", M, M), case("equal", INT, INT))
+
+    for name in "reshape view".split():
+        yield from (
+            case(name, A, (6, 4)),
+            case(name, A, (-1,)),
+            case(name, A, (2, -1, 2)),
+            case(name, S, (1, 1)),
+        )
+    yield from (
+        case("view_as", A, X((6, 4))),
+        case("reshape_as", A, X((4, 6))),
+        case("flatten", A),
+        case("flatten", A, 1),
+    )
+    yield from (
+        case("ravel", A),
+        case("unflatten", A, 2, (2, 2)),
+        case("permute", A, (2, 0, 1)),
+        case("flatten", S),
+    )
+    for name in "transpose swapaxes swapdims".split():
+        yield from (case(name, A, 0, 2), case(name, A, -1, 1))
+    for name in "movedim moveaxis".split():
+        yield from (case(name, A, 0, 2), case(name, A, (0, 1), (2, 0)))
+    yield from (case("t", M), case("t", V), case("unsqueeze", M, 0), case("unsqueeze", M, -1))
+    yield from (
+        case("squeeze", X((1, 3, 1))),
+        case("squeeze", X((1, 3, 1)), 0),
+        case("squeeze", M, 0),
+    )
+    yield from (
+        case("broadcast_to", ROW, (2, 3)),
+        case("expand", X((2, 1)), (4, 2, 3)),
+        case("expand", M, (-1, 3)),
+    )
+    yield from (
+        case("expand_as", ROW, M),
+        case("contiguous", M),
+        case("narrow", A, 2, 1, 2),
+        case("select", A, 1, -1),
+    )
+    yield from (
+        case("unbind", M),
+        case("unbind", A, 1),
+        case("split", A, 2, 2),
+        case("split", A, (1, 2), 1),
+    )
+    yield from (
+        case("chunk", A, 2, 1),
+        case("flip", A, (0, 2)),
+        case("roll", A, 1, 2),
+        case("roll", M, 2),
+    )
+    yield from (
+        case("repeat", M, (2, 1, 2)),
+        case("tile", M, (2,)),
+        case("roll", A, (1, 2), (0, 2)),
+    )
+    for name in "cat concat concatenate".split():
+        yield from (case(name, [M, M]), case(name, [M, X((2, 1))], 1))
+    yield from (
+        case("cat", [M, INT]),
+        case("stack", [M, M]),
+        case("stack", [M, M, M], -1),
+        case("stack", [M], 1),
+    )
+    yield from (
+        case("hstack", [M, M]),
+        case("vstack", [ROW, ROW]),
+        case("hstack", [ROW, V]),
+        case("vstack", [M, ROW]),
+    )
+
+    yield from (
+        case("matmul", M, X((3, 4))),
+        case("matmul", A, X((4, 5))),
+        case("matmul", A, X((2, 4, 2))),
+    )
+    yield from (
+        case("matmul", ROW, ROW),
+        case("matmul", M, ROW),
+        case("matmul", X((2,)), M),
+        case("matmul", A, V),
+    )
+    yield from (
+        case("matmul", ROW, A),
+        case("matmul", X((5, 1, 2, 3)), A),
+        case("mm", M, X((3, 2))),
+    )
+    yield from (
+        case("bmm", A, X((2, 4, 3))),
+        case("mv", M, ROW),
+        case("dot", V, V),
+        case("vdot", V, V),
+    )
+    yield from (
+        case("addmm", X((2, 2)), M, X((3, 2))),
+        case("addmm", X((2,)), M, X((3, 2)), beta=0.5, alpha=2),
+    )
+    yield from (
+        case("outer", V, ROW),
+        case("ger", V, ROW),
+        case("inner", V, V),
+        case("inner", M, A.__class__((5, 3))),
+    )
+
+    yield from (
+        case("gather", M, 1, IDX),
+        case("gather", X((3, 3)), 0, IDX),
+        case("take_along_dim", M, IDX, 1),
+    )
+    yield from (case("scatter_add", M, 1, IDX, M), case("scatter_add", X((3, 3)), 0, IDX, M))
+    yield from (
+        case("index_select", M, 1, IV),
+        case("index_select", X((3, 2)), 0, X((), 0, 2, "int64")),
+    )
+    yield from (
+        case("index_add", X((3, 2)), 0, IV, X((4, 2))),
+        case("index_add", X((3, 2)), 0, IV, X((4, 2)), alpha=2),
+    )
+    yield from (
+        case("nonzero", B),
+        case("nonzero", INT, as_tuple=True),
+        case("masked_select", M, B),
+    )
+    yield from (case(name, X((3, 4)), k) for name in ("tril", "triu") for k in (-1, 0, 2))
+    yield from (
+        case("diagonal", X((3, 4))),
+        case("diagonal", A, 1, 1, 2),
+        case("diag", X((3, 4)), 1),
+        case("diag", V),
+    )
+    yield from (case("diag", ROW, -1), case("trace", X((3, 4))))
+
+
+CASES = [c for c in _cases() if c.name != "positive"]
+
+
+def build(module: Any, value: Any, arrays: Iterator[np.ndarray], requires_grad: bool) -> Any:
+    """An argument of the table as this library's."""
+    if isinstance(value, X):
+        array = next(arrays)
+        tensor = module.tensor(array)
+        return tensor.requires_grad_() if requires_grad and array.dtype.kind == "f" else tensor
+    if isinstance(value, list):
+        return [build(module, v, arrays, requires_grad) for v in value]
+    if isinstance(value, tuple) and value and value[0] == "dtype":
+        return getattr(module, value[1])
+    return value
+
+
+def operands_of(c: Case) -> list[X]:
+    return [x for a in c.args for x in (a if isinstance(a, list) else [a]) if isinstance(x, X)]
+
+
+def draw(c: Case, floating: str) -> list[np.ndarray]:
+    rng = np.random.default_rng(zlib.crc32(str(c).encode()))
+    return [x.draw(rng, floating) for x in operands_of(c)]
+
+
+class Call(NamedTuple):
+    """A case with one library's arguments."""
+
+    leaves: list[Any]
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+def prepare(module: Any, c: Case, arrays: list[np.ndarray], requires_grad: bool = False) -> Call:
+    source = iter(arrays)
+    args = [build(module, a, source, requires_grad) for a in c.args]
+    kwargs = {k: build(module, v, source, requires_grad) for k, v in c.kwargs.items()}
+    flat = [t for a in args for t in (a if isinstance(a, list) else [a])]
+    return Call([t for t in flat if isinstance(t, module.Tensor) and t.requires_grad], args, kwargs)
+
+
+def flat_outputs(module: Any, result: Any) -> list[Any]:
+    if isinstance(result, module.Tensor):
+        return [result]
+    if isinstance(result, tuple | list):
+        return [t for r in result for t in flat_outputs(module, r)]
+    return []
+
+
+def forms(c: Case) -> list[tuple[str, Callable[[Any, Call], Any]]]:
+    """The ways to make a call that both libraries have: function and method."""
+    found: list[tuple[str, Callable[[Any, Call], Any]]] = []
+    if hasattr(torch, c.name):
+        found.append(
+            ("function", lambda module, call: getattr(module, c.name)(*call.args, **call.kwargs))
+        )
+    if isinstance(c.args[0], X) and hasattr(torch.Tensor, c.name) and c.name != "where":
+        found.append(
+            (
+                "method",
+                lambda module, call: getattr(call.args[0], c.name)(*call.args[1:], **call.kwargs),
+            )
+        )
+    assert found, f"torch has no {c.name}"
+    return found
