@@ -359,7 +359,8 @@ def _prefetcher(kernel: MatmulKernel, pointers: Callable[[Buffer], ll.Value]) ->
         for buffer in touched:
             dtype = buffer.type.dtype
             place = element_pointer(builder, pointers(buffer), dtype, at)
-            for offset in range(0, width, _CACHE_LINE // dtype.itemsize):
+            # Rows need not begin on a cache line: the last element may lie on one more.
+            for offset in (*range(0, width, _CACHE_LINE // dtype.itemsize), width - 1):
                 line = element_pointer(builder, place, dtype, offset)
                 prefetch(builder, line, write=buffer in written)
 

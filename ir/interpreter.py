@@ -75,7 +75,7 @@ class InterpretedExecutable:
         if not all(outputs[number] for number in self.program.guards):
             return None
         # Results and updates must not alias what is about to be overwritten, nor one another.
-        results = [np.array(outputs[number]) for number in self.program.result_numbers]
+        results = [np.array(outputs[n], order="C") for n in self.program.result_numbers]
         updates = [(inputs[i], np.array(outputs[o])) for o, i in self.program.updates.items()]
         for target, value in updates:
             target[...] = value

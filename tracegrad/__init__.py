@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import tracegrad.ir.ops  # noqa: F401  (fills the op registry)
+import tracegrad.ir.ops
+
 from tracegrad import methods as _methods  # isort: skip  (completes the Tensor class)
 from tracegrad import autograd, cuda, nn, optim
 from tracegrad.compiler import compile
@@ -27,6 +28,9 @@ from tracegrad.ir.types import (
     DType as dtype,
 )
 from tracegrad.ir.types import (
+    bool_ as bool,
+)
+from tracegrad.ir.types import (
     float32,
     float64,
     int8,
@@ -34,9 +38,6 @@ from tracegrad.ir.types import (
     int32,
     int64,
     uint8,
-)
-from tracegrad.ir.types import (
-    bool_ as bool,
 )
 from tracegrad.ops.conversion import can_cast, get_default_dtype, promote_types, set_default_dtype
 from tracegrad.ops.creation import (

@@ -31,7 +31,14 @@ from tracegrad import pytree, tracing
 from tracegrad.explanation import explain_function, show_stage
 from tracegrad.fastcall import GUARD_FAILED, MISS, generate
 from tracegrad.grad_mode import state
-from tracegrad.guards import Ran, Snapshot, StateGuard, UnguardableError, UnknownStateError, guard_of
+from tracegrad.guards import (
+    Ran,
+    Snapshot,
+    StateGuard,
+    UnguardableError,
+    UnknownStateError,
+    guard_of,
+)
 from tracegrad.ir import config, events
 from tracegrad.ir.interpreter import InterpretedExecutable
 from tracegrad.ir.location import SourceLocation
@@ -242,11 +249,15 @@ class CompiledFunction:
             _check_arguments(args, kwargs, key[0], leaves)
             containers = list(pytree.containers((args, kwargs)))
             kept = {*map(id, containers), *map(id, leaves)}
-            variant = self._make_variant(trace, returned, tensors, before, roots, grad_enabled, kept)
+            variant = self._make_variant(
+                trace, returned, tensors, before, roots, grad_enabled, kept
+            )
         except UnknownStateError as surprise:
             self._surprises += 1
             if self._surprises > MAX_SURPRISES:
-                self._refuse(f"it depends on state that cannot be foreseen: {surprise}", None, final=True)
+                self._refuse(
+                    f"it depends on state that cannot be foreseen: {surprise}", None, final=True
+                )
         except (RefusedError, UnguardableError) as refusal:
             self._refuse(str(refusal), getattr(refusal, "location", None), final=False)
         except Exception as error:
@@ -304,7 +315,9 @@ class CompiledFunction:
             guard = guard_of(before, roots, observer.codes, self._searched)
         except UnknownStateError:
             if known.issuperset(observer.codes) and self._surprises:
-                raise UnguardableError("it depends on state that only exists while it runs") from None
+                raise UnguardableError(
+                    "it depends on state that only exists while it runs"
+                ) from None
             raise
         _check_attributes(tensors, guard)
         made = plan(trace, returned, tensors, guard, kept | before.containers.keys())
@@ -392,7 +405,9 @@ class CompiledFunction:
             self._variants.clear()
             self._call = None
             self._eager_because = None
-            self._failed_in_a_row = self._missed_in_a_row = self._traced_in_a_row = self._surprises = 0
+            self._failed_in_a_row = self._missed_in_a_row = self._traced_in_a_row = (
+                self._surprises
+            ) = 0
             self._ran.clear()
             self._searched.clear()
             self.refusals.clear()

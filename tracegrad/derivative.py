@@ -10,6 +10,7 @@ left (:class:`Step`): it frees what they would free, and refuses what they would
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import not_, or_
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from tracegrad.ir.program import Executable, Program
 from tracegrad.ir.types import TensorType
 from tracegrad.node import FREED_MESSAGE, Node, OpNode, modified_error
 from tracegrad.tensor import Tensor, new_tensor
-from tracegrad.tracing import Source, Trace
+from tracegrad.tracing import Trace
 
 _CONST = registered("const")
 _ADD = registered("add")
@@ -123,13 +124,17 @@ def differentiate(trace: Trace, roots: Sequence[Tensor]) -> Joint:
     records = inner_records(trace, [root._grad_fn for root in roots if root._grad_fn is not None])
     for record in records:
         if not isinstance(record, OpNode):
-            raise CannotDifferentiateError(f"a result comes from {record.name()}, which is Python code")
+            raise CannotDifferentiateError(
+                f"a result comes from {record.name()}, which is Python code"
+            )
         if record.tensor_hooks or record.retained or record.pre_hooks or record.post_hooks:
             raise CannotDifferentiateError("a result depends on a tensor with hooks")
     wrt = [
         number
         for number, source in enumerate(trace.sources)
-        if source.kind != "constant" and source.requires_grad and source.tensor._data.dtype.kind == "f"
+        if source.kind != "constant"
+        and source.requires_grad
+        and source.tensor._data.dtype.kind == "f"
     ]
     stopped = frozenset(trace.stopped)
     count = len(trace.sources)
@@ -150,7 +155,9 @@ def differentiate(trace: Trace, roots: Sequence[Tensor]) -> Joint:
         gradient = found.get(target)
         node = builder.graph.inputs[number]
         gradients.append(
-            builder.full(node.shape, 0, node.dtype) if gradient is None else trace.value_of(gradient)
+            builder.full(node.shape, 0, node.dtype)
+            if gradient is None
+            else trace.value_of(gradient)
         )
     graph = builder.graph
     inputs = graph.inputs
@@ -182,7 +189,11 @@ def _edge_key(record: Node, index: int) -> Any:
 
 
 def _sweep(
-    trace: Trace, records: list[Node], roots: Sequence[Tensor], seeds: Sequence[Tensor], targets: set[Any]
+    trace: Trace,
+    records: list[Node],
+    roots: Sequence[Tensor],
+    seeds: Sequence[Tensor],
+    targets: set[Any],
 ) -> dict[Any, Tensor]:
     """The reverse sweep over the records of the run; stops where the outside begins."""
     inner = set(records)
@@ -192,7 +203,9 @@ def _sweep(
         cotangents[root._grad_fn] = seed if known is None else known + seed
 
     def pull(record: Node, ct: Any) -> Iterable[tuple[Any, Any]]:
-        keys = [None if edge is None else _edge_key(record, i) for i, edge in enumerate(record.edges)]
+        keys = [
+            None if edge is None else _edge_key(record, i) for i, edge in enumerate(record.edges)
+        ]
         needed = [key is not None and (key in inner or key in targets) for key in keys]
         if any(needed):
             trace.begin_adjoint(record)
@@ -295,7 +308,9 @@ class Derivative:
         self.outputs = outputs
         self._compile = compile_program
         primal = program.graph.outputs
-        both = optimize(joint.graph.replace(name=program.graph.name, outputs=[*primal, *joint.graph.outputs]))
+        both = optimize(
+            joint.graph.replace(name=program.graph.name, outputs=[*primal, *joint.graph.outputs])
+        )
         inputs = both.inputs[: len(program.graph.inputs)]
         halves = partition(both, len(primal), both.inputs[len(inputs) :])
         positions = {node: i for i, node in enumerate(inputs)}
@@ -305,7 +320,9 @@ class Derivative:
             is_input = node in positions
             self._order.append((is_input, positions[node] if is_input else computed.index(node)))
         self.computed_count = len(computed)
-        forward = halves.forward.replace(outputs=[*halves.forward.outputs[: len(primal)], *computed])
+        forward = halves.forward.replace(
+            outputs=[*halves.forward.outputs[: len(primal)], *computed]
+        )
         self.program = Program(forward, program.updates, program.guards)
         self.executable = compile_program(self.program)
         self._backward_graph = halves.backward
@@ -337,7 +354,9 @@ class Derivative:
             executable = self._compile(Program(optimize(graph) if absent else graph))
             compiled = self._backward[absent] = executable, there
         executable, there = compiled
-        results = executable.run([*residuals, *(self._zeros(k) if ct is None else ct for k, ct in enumerate(cotangents))])
+        results = executable.run(
+            [*residuals, *(self._zeros(k) if ct is None else ct for k, ct in enumerate(cotangents))]
+        )
         assert results is not None
         return [array if known else None for array, known in zip(results, there, strict=True)]
 
@@ -371,7 +390,9 @@ class Derivative:
             graph = graph.replace(outputs=outputs).filtered(lambda node: node in reachable)
             prepared = self._replayed[key] = graph, wanted
         graph, wanted = prepared
-        filled = [new_tensor(self._zeros(k)) if ct is None else ct for k, ct in enumerate(cotangents)]
+        filled = [
+            new_tensor(self._zeros(k)) if ct is None else ct for k, ct in enumerate(cotangents)
+        ]
         found = iter(_replay(graph, [*inputs, *filled], self.joint.stopped))
         return [next(found) if used else None for used in wanted]
 
@@ -408,7 +429,9 @@ def _inputs_read(graph: Graph) -> set[int]:
     return {number for number, node in enumerate(graph.inputs) if node in reachable}
 
 
-def without(graph: Graph, cotangents: Sequence[Value], absent: set[Value]) -> tuple[Graph, list[bool]]:
+def without(
+    graph: Graph, cotangents: Sequence[Value], absent: set[Value]
+) -> tuple[Graph, list[bool]]:
     """A backward graph in which some cotangents do not come in at all.
 
     What depends on none but absent cotangents is absent itself, whatever it is multiplied with, since eager
@@ -484,7 +507,17 @@ class CompiledBackward(Node):
         freed: numbers of the steps that were released.
     """
 
-    __slots__ = ("_last", "copies", "counters", "derivative", "freed", "outputs", "residuals", "tensors", "versions")
+    __slots__ = (
+        "_last",
+        "copies",
+        "counters",
+        "derivative",
+        "freed",
+        "outputs",
+        "residuals",
+        "tensors",
+        "versions",
+    )
 
     def __init__(
         self,
@@ -566,7 +599,11 @@ class CompiledBackward(Node):
             if changed and number in read and number not in self.copies:
                 reader: Any = steps[0]
                 raise modified_error(
-                    tensors[number]._data, None, tensors[number]._version_counter(), versions[number] + version, reader
+                    tensors[number]._data,
+                    None,
+                    tensors[number]._version_counter(),
+                    versions[number] + version,
+                    reader,
                 )
 
     def _check_saved(self, saved: Saved, step: Step) -> None:
@@ -597,22 +634,26 @@ class CompiledBackward(Node):
             elif tensor._version != self.versions[number]:
                 reader: Any = self.derivative.joint.steps[0]
                 raise modified_error(
-                    tensor._data, tensor._grad_fn, tensor._version_counter(), self.versions[number], reader
+                    tensor._data,
+                    tensor._grad_fn,
+                    tensor._version_counter(),
+                    self.versions[number],
+                    reader,
                 )
         return inputs
 
     def release(self) -> None:
         present, needed = self._last
-        derivative = self.derivative
-        if not (all(present) and all(needed)):
+        joint = self.derivative.joint
+        keeping = [number for number, step in enumerate(joint.steps) if step.keeps]
+        if not keeping:
+            return
+        if not (all(present) and all(map(or_, needed, map(not_, joint.reached)))):
             if self.freed is None:
                 self.freed = set()
-            self.freed.update(derivative.visited(present, needed))
-            steps = derivative.joint.steps
-            if any(step.keeps and number not in self.freed for number, step in enumerate(steps)):
+            self.freed.update(self.derivative.visited(present, needed))
+            if not self.freed.issuperset(keeping):
                 return
-        elif not any(step.keeps for step in derivative.joint.steps):
-            return
         self.residuals = None
         self.tensors = None
 

@@ -184,8 +184,15 @@ def _make_plan(op: Op, needed: int, count: int) -> _Plan:
     plan: _Plan = None, False, (), False
     if op.differentiable:
         reads_out, reads = op.reads([bool(needed >> i & 1) for i in range(count)])
-        plain = op.kind == "pointwise" and not any(rule.types for rule in op.rules if rule is not None)
-        plan = node_class(op), reads_out, tuple(i for i, wanted in enumerate(reads) if wanted), plain
+        plain = op.kind == "pointwise" and not any(
+            rule.types for rule in op.rules if rule is not None
+        )
+        plan = (
+            node_class(op),
+            reads_out,
+            tuple(i for i, wanted in enumerate(reads) if wanted),
+            plain,
+        )
     _plans[op, needed] = plan
     return plan
 
@@ -197,7 +204,9 @@ def _types_of(operands: Sequence[Any]) -> tuple[TensorType | None, ...]:
 def check_types(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> None:
     """Ask the op's type rule, which raises torch's error where the operands do not fit together."""
     types = [
-        TensorType(from_numpy_dtype(x._data.dtype), x._data.shape) for x in operands if isinstance(x, Tensor)
+        TensorType(from_numpy_dtype(x._data.dtype), x._data.shape)
+        for x in operands
+        if isinstance(x, Tensor)
     ]
     if len(types) == len(operands) or op.kind == "pointwise":
         op.type_rule(*types, **attrs)
@@ -253,7 +262,9 @@ def _edge_of(x: Tensor) -> Edge:
     return x if x._grad_fn is None else x._grad_fn
 
 
-def apply_in_place(op: Op, x: Tensor, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS) -> Tensor:
+def apply_in_place(
+    op: Op, x: Tensor, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS
+) -> Tensor:
     """Apply an op and store its result in `x`, with torch's rules for leaves, views and history.
 
     Raises:
@@ -312,7 +323,9 @@ def check_in_place(x: Tensor, *, part: bool = False) -> None:
     """
     if state.grad and x.requires_grad:
         base = x._base
-        if x._grad_fn is None or (base is not None and base._grad_fn is None and base._requires_grad):
+        if x._grad_fn is None or (
+            base is not None and base._grad_fn is None and base._requires_grad
+        ):
             which = "a view of a leaf" if part or base is not None else "a leaf"
             raise RuntimeError(
                 f"{which} Variable that requires grad is being used in an in-place operation.\n"
@@ -385,7 +398,11 @@ def set_history(x: Tensor, value: Tensor) -> None:
     if trace is not None:
         trace.store(x, value)
         if base is not None:
-            x._grad_fn, x._output_nr, x._requires_grad = value._grad_fn, value._output_nr, value._requires_grad
+            x._grad_fn, x._output_nr, x._requires_grad = (
+                value._grad_fn,
+                value._output_nr,
+                value._requires_grad,
+            )
             x._view_version = x._version
             if recorded or followed:
                 trace.store(base, whole)

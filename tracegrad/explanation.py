@@ -55,7 +55,9 @@ def stage_graph(variant: Variant, stage: str) -> Graph:
         return variant.executable.program.graph
     if stage == "joint":
         return (
-            variant.plan.program.graph if variant.derivative is None else variant.derivative.joint.graph
+            variant.plan.program.graph
+            if variant.derivative is None
+            else variant.derivative.joint.graph
         )
     return primal_part(variant.plan.program.graph)
 

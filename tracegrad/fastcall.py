@@ -193,7 +193,9 @@ def _copy_inputs(code: _Code, variant: Variant, inputs: list[str]) -> str:
     return "{" + ", ".join(f"{number}: k{number}" for number in copied) + "}"
 
 
-def _call_entry(code: _Code, variant: Variant, arguments: list[str], inputs: list[str]) -> list[str]:
+def _call_entry(
+    code: _Code, variant: Variant, arguments: list[str], inputs: list[str]
+) -> list[str]:
     """Allocate the results and enter native code; returns the names of the result arrays."""
     executable: Any = variant.executable
     program = executable.program

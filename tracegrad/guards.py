@@ -199,7 +199,9 @@ class Snapshot:
             while self._pending:
                 value, name = self._pending.pop()
                 if len(self.entries) > MAX_ENTRIES:
-                    self._give_up(f"it can reach more than {MAX_ENTRIES} pieces of Python state, at {name}")
+                    self._give_up(
+                        f"it can reach more than {MAX_ENTRIES} pieces of Python state, at {name}"
+                    )
                     return self
                 self._expand(value, name)
             if not self._revisit:
@@ -207,7 +209,9 @@ class Snapshot:
             # A name learnt late may select attributes of an object seen early.
             self._revisit = False
             self._pending.extend(
-                item for item in self._objects.values() if not isinstance(item[0], (dict, list, tuple, np.ndarray))
+                item
+                for item in self._objects.values()
+                if not isinstance(item[0], (dict, list, tuple, np.ndarray))
             )
 
     def unseen_functions(self) -> list[CodeType]:
@@ -265,8 +269,16 @@ class Snapshot:
     def _look_up_import(self, name: str, names: dict[str, Any]) -> None:
         """The modules that an import statement may mean."""
         package = names.get("__package__") or ""
-        parents = [".".join(package.split(".")[:n]) for n in range(1, package.count(".") + 2)] if package else []
-        candidates = [name, name.partition(".")[0], *(f"{p}.{name}" if name else p for p in parents)]
+        parents = (
+            [".".join(package.split(".")[:n]) for n in range(1, package.count(".") + 2)]
+            if package
+            else []
+        )
+        candidates = [
+            name,
+            name.partition(".")[0],
+            *(f"{p}.{name}" if name else p for p in parents),
+        ]
         for candidate in dict.fromkeys(candidates):
             module = sys.modules.get(candidate)
             if module is not None:
@@ -279,7 +291,9 @@ class Snapshot:
         if attribute != "random":
             return
         value = names.get(variable)
-        if value is np or (value is None and any(name.partition(".")[0] == "numpy" for name in imports)):
+        if value is np or (
+            value is None and any(name.partition(".")[0] == "numpy" for name in imports)
+        ):
             self._give_up(f"it can draw NumPy's random numbers: {variable}.random")
 
     def _give_up(self, reason: str) -> None:
@@ -322,7 +336,9 @@ class Snapshot:
     def _expand(self, value: Any, name: str) -> None:
         match value:
             case Tensor():
-                self._expand_attributes(value, name, [k for k in value.__dict__ if k not in _OWN_ATTRIBUTES])
+                self._expand_attributes(
+                    value, name, [k for k in value.__dict__ if k not in _OWN_ATTRIBUTES]
+                )
             case types.FunctionType():
                 self._expand_function(value, name)
             case types.MethodType():
@@ -373,9 +389,21 @@ class Snapshot:
             return
         self.entry("attribute", function, "__code__", code, f"{name}.__code__")
         if code.co_argcount:
-            self.entry("attribute", function, "__defaults__", function.__defaults__, f"the defaults of {name}")
+            self.entry(
+                "attribute",
+                function,
+                "__defaults__",
+                function.__defaults__,
+                f"the defaults of {name}",
+            )
         if code.co_kwonlyargcount:
-            self.entry("attribute", function, "__kwdefaults__", function.__kwdefaults__, f"the defaults of {name}")
+            self.entry(
+                "attribute",
+                function,
+                "__kwdefaults__",
+                function.__kwdefaults__,
+                f"the defaults of {name}",
+            )
         self._expand_attributes(function, name, list(function.__dict__))
 
     def _expand_attributes(self, value: Any, name: str, own: list[str]) -> None:
@@ -389,13 +417,17 @@ class Snapshot:
     def _expand_module(self, module: types.ModuleType, name: str) -> None:
         kind = _kind_of_module(module.__name__, getattr(module, "__file__", None))
         space = module.__dict__
-        for key in self._mentioned(space, kind is USER and module is not sys.modules.get("__main__")):
+        for key in self._mentioned(
+            space, kind is USER and module is not sys.modules.get("__main__")
+        ):
             value = space[key]
             if kind is USER:
                 self.entry("item", space, key, value, f"{name}.{key}")
             elif isinstance(value, types.ModuleType):
                 self.visit(value, f"{name}.{key}")
-            elif not (type(value) in _PLAIN_TYPES or isinstance(value, _IMMUTABLE) or callable(value)):
+            elif not (
+                type(value) in _PLAIN_TYPES or isinstance(value, _IMMUTABLE) or callable(value)
+            ):
                 self.entry("item", space, key, value, f"{name}.{key}")
 
     def _mentioned(self, space: Any, everything: bool) -> list[str]:
@@ -459,7 +491,9 @@ class Snapshot:
             # Ours (a compiled function): what it is made of, and what users hung on it.
             self.visit(wrapped, name)
             fixed = type(value).__dict__.get("FIXED", ())
-            self._expand_attributes(value, name, [key for key in value.__dict__ if key not in fixed])
+            self._expand_attributes(
+                value, name, [key for key in value.__dict__ if key not in fixed]
+            )
             return
         if isinstance(value, _cached_function):
             self.visit(value.__wrapped__, name)
@@ -492,8 +526,14 @@ class Snapshot:
             for key in (slots,) if isinstance(slots, str) else slots:
                 if key in ("__dict__", "__weakref__") or not (self._dynamic or key in self._names):
                     continue
-                mangled = f"_{base.__name__.lstrip('_')}{key}" if key.startswith("__") and not key.endswith("__") else key
-                self.entry("attribute", value, mangled, getattr(value, mangled, _MISSING), f"{name}.{key}")
+                mangled = (
+                    f"_{base.__name__.lstrip('_')}{key}"
+                    if key.startswith("__") and not key.endswith("__")
+                    else key
+                )
+                self.entry(
+                    "attribute", value, mangled, getattr(value, mangled, _MISSING), f"{name}.{key}"
+                )
 
     def _expand_container(self, value: Any, name: str) -> bool:
         """Look into a container; False if it is none."""
@@ -544,7 +584,13 @@ class Snapshot:
         for key, item in list(value.items()):
             self.visit(key, f"a key of {name}")
             try:
-                self.entry("item", value, key, item, f"{name}[{key!r}]" if isinstance(key, _PLAIN) else name)
+                self.entry(
+                    "item",
+                    value,
+                    key,
+                    item,
+                    f"{name}[{key!r}]" if isinstance(key, _PLAIN) else name,
+                )
             except TypeError:
                 self._give_up(f"it can reach {name}, whose keys cannot be compared")
 
@@ -604,7 +650,9 @@ def _is_transparent(cls: type) -> bool:
     found = _transparent.get(cls)
     if found is None:
         found = _transparent[cls] = all(
-            base in _C_BASES or not _is_written_in_c(base) for base in cls.__mro__ if base is not object
+            base in _C_BASES or not _is_written_in_c(base)
+            for base in cls.__mro__
+            if base is not object
         )
     return found or cls is object
 
@@ -707,12 +755,20 @@ def _generate_check(entries: list[Entry]) -> Callable[[], bool]:
         if isinstance(entry.key, (str, int)) and type(entry.key) in (str, int):
             k = repr(entry.key)
         test = _TESTS.get(entry.kind)
+        if entry.kind == "keys" and not entry.value:
+            test = "not {c}"  # Most tables of hooks and buffers are empty.
         if test is not None:
             lines.append("            " + test.format(c=c, k=k, v=v) + " and")
             continue
-        read = {"item": f"{c}[{k}]", "cell": f"{c}.cell_contents", "attribute": f"{c}.{entry.key}"}[entry.kind]
+        read = {"item": f"{c}[{k}]", "cell": f"{c}.cell_contents", "attribute": f"{c}.{entry.key}"}[
+            entry.kind
+        ]
         if entry.value is _MISSING:
-            test = f"{c}.cell_contents is MISSING" if entry.kind == "cell" else f"_getattr({c}, {k}, MISSING) is MISSING"
+            test = (
+                f"{c}.cell_contents is MISSING"
+                if entry.kind == "cell"
+                else f"_getattr({c}, {k}, MISSING) is MISSING"
+            )
             lines.append(f"            {test if entry.kind != 'cell' else f'is_empty({c})'} and")
         elif not isinstance(entry.value, (bool, type(None))) and (
             type(entry.value) in _PLAIN_TYPES or isinstance(entry.value, np.generic)

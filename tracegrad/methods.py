@@ -115,7 +115,10 @@ REFLECTED: dict[str, Callable[..., Any]] = {
     "truediv": lambda x, other: ew.mul(ew.reciprocal(x), other),
 }
 
-_PLAIN = {name: registered(op) for name, op in (("add", "add"), ("sub", "sub"), ("mul", "mul"), ("truediv", "div"))}
+_PLAIN = {
+    name: registered(op)
+    for name, op in (("add", "add"), ("sub", "sub"), ("mul", "mul"), ("truediv", "div"))
+}
 COMPARISONS = {"lt": ew.lt, "le": ew.le, "gt": ew.gt, "ge": ew.ge, "eq": ew.eq, "ne": ew.ne}
 
 ELEMENTWISE = (

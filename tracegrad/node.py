@@ -310,7 +310,11 @@ class OpNode(Node):
             raise RuntimeError(FREED_MESSAGE)
         if name == "_saved_result" and self.saved_out is not None:
             return late_bound["rebuild_output"](self.saved_out, self)
-        position = {"_saved_self": 0, "_saved_other": 1, "_saved_" + (self.op.operands or ("",))[0]: 0}
+        position = {
+            "_saved_self": 0,
+            "_saved_other": 1,
+            "_saved_" + (self.op.operands or ("",))[0]: 0,
+        }
         index = position.get(name)
         if index is None or index >= len(self.saved) or self.saved[index] is None:
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")

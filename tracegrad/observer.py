@@ -51,7 +51,9 @@ _PURE_MODULES = frozenset(
     "math cmath _operator _functools itertools _collections _bisect _heapq _struct _abc _json _string _sre "
     "binascii _statistics unicodedata _decimal".split()
 )
-_READING_NUMPY = frozenset("load fromfile loadtxt genfromtxt memmap save savez savetxt tofile dump".split())
+_READING_NUMPY = frozenset(
+    "load fromfile loadtxt genfromtxt memmap save savez savetxt tofile dump".split()
+)
 _PURE_INSTANCES = (
     list, dict, tuple, set, frozenset, str, bytes, bytearray, int, float, complex, range, slice, property,
     types.MappingProxyType, types.GeneratorType, types.SimpleNamespace, collections.deque, np.ndarray, np.generic,
@@ -244,4 +246,10 @@ def _judge_function(function: Any) -> str | None:
         pure = not module.startswith("numpy.random") and name not in _READING_NUMPY
     else:
         pure = module in _PURE_MODULES
-    return None if pure else f"it calls {name}()" if module == "builtins" else f"it calls {module}.{name}()"
+    return (
+        None
+        if pure
+        else f"it calls {name}()"
+        if module == "builtins"
+        else f"it calls {module}.{name}()"
+    )

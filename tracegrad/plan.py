@@ -29,7 +29,20 @@ from tracegrad.size import Size
 from tracegrad.tensor import Tensor
 from tracegrad.tracing import Guard, Source, Trace
 
-_CONSTANT_RESULTS = (int, float, bool, str, bytes, complex, range, slice, type(...), DType, Device, np.generic)
+_CONSTANT_RESULTS = (
+    int,
+    float,
+    bool,
+    str,
+    bytes,
+    complex,
+    range,
+    slice,
+    type(...),
+    DType,
+    Device,
+    np.generic,
+)
 
 
 class RefusedError(Exception):
@@ -190,7 +203,11 @@ class _Planner:
             entry = self.trace.entry_grads.get(id(tensor))
             if entry is gradient:
                 continue  # The same tensor as before, at most updated in place.
-            if id(gradient) in self.outside or self.is_entry_grad(gradient) or not self.trace.knows(gradient):
+            if (
+                id(gradient) in self.outside
+                or self.is_entry_grad(gradient)
+                or not self.trace.knows(gradient)
+            ):
                 raise RefusedError("grad is set to a tensor from outside")
             if type(gradient) is not Tensor or gradient._attributes() or gradient._grad is not None:
                 raise RefusedError("grad is set to a tensor with attributes")
@@ -260,7 +277,9 @@ class _Planner:
             value = trace.value_of(tensor)
             if value is not trace.builder.graph.inputs[number]:
                 if source.requires_grad and self.root_tensors:
-                    raise RefusedError("a parameter is changed in place, and a result is differentiable")
+                    raise RefusedError(
+                        "a parameter is changed in place, and a result is differentiable"
+                    )
                 updates[len(self.values)] = number
                 self.values.append(value)
                 bumps[number] = tensor._version - trace.entry_versions.get(id(tensor), 0)
@@ -320,7 +339,11 @@ def plan(
         if source.kind == "capture" and id(source.tensor) not in guard.tensors:
             raise RefusedError("it uses a tensor that it finds in a place that cannot be watched")
     grads = planner.grads()
-    grad_position = {id(owner.resolve(arguments)._grad): i for i, (owner, number) in enumerate(grads) if number is not None}
+    grad_position = {
+        id(owner.resolve(arguments)._grad): i
+        for i, (owner, number) in enumerate(grads)
+        if number is not None
+    }
     _refuse_shared_containers(returned, planner.kept)
     leaves, spec = pytree.flatten(returned)
     described = [planner.leaf(leaf, grad_position) for leaf in leaves]

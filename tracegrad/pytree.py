@@ -40,7 +40,7 @@ def containers(value: Any) -> Iterator[Any]:
             yield item
         if cls is dict:
             stack.extend(item.values())
-        elif cls is list or issubclass(cls, tuple) and (cls is tuple or hasattr(cls, "_fields")):
+        elif cls is list or (issubclass(cls, tuple) and (cls is tuple or hasattr(cls, "_fields"))):
             stack.extend(item)
 
 

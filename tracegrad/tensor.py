@@ -327,7 +327,9 @@ class Tensor:
     def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
         """Call ``hook(self)`` after this leaf's `grad` was accumulated."""
         if self._grad_fn is not None:
-            raise RuntimeError("post accumulate grad hooks cannot be registered on non-leaf tensors")
+            raise RuntimeError(
+                "post accumulate grad hooks cannot be registered on non-leaf tensors"
+            )
         if self._post_hooks is None:
             self._post_hooks = {}
         return add_hook(self._post_hooks, hook)
@@ -462,9 +464,7 @@ class Tensor:
 
     def __dlpack__(self, **kwargs: Any) -> Any:
         if self._requires_grad:
-            raise BufferError(
-                "Can't export tensors that require gradient, use tensor.detach()"
-            )
+            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
         self._escapes("__dlpack__()")
         return self._data.__dlpack__(**kwargs)
 
@@ -561,7 +561,9 @@ def _created(t: Tensor, source: Any) -> Tensor:
     return t
 
 
-def _rebuild(cls: type[Tensor], data: np.ndarray, requires_grad: bool, attributes: dict[str, Any]) -> Tensor:
+def _rebuild(
+    cls: type[Tensor], data: np.ndarray, requires_grad: bool, attributes: dict[str, Any]
+) -> Tensor:
     out = make_tensor(data, data, cls)
     out._requires_grad = requires_grad
     out.__dict__.update(attributes)

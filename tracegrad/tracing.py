@@ -183,7 +183,9 @@ class Trace:
         writes = self._count_writes(tensor)
         if known is None:
             if writes:
-                self.give_up("a tensor and a view of it are used, and one of them is changed in place")
+                self.give_up(
+                    "a tensor and a view of it are used, and one of them is changed in place"
+                )
                 return self._placeholder(tensor)
             return self._input(tensor, "capture", -1, f"captured{len(self.sources)}")
         return known.value if known.writes == writes else self._through_storage(tensor)
@@ -206,9 +208,15 @@ class Trace:
             if known is not None and known.writes == write.writes:
                 break
         if not chain or not (source._base is None or self.knows(source)):
-            self.give_up("a tensor was changed in place through a view that covers another part of it")
+            self.give_up(
+                "a tensor was changed in place through a view that covers another part of it"
+            )
             return self._placeholder(tensor)
-        value = self._known[id(source)].value if self._is_current(source) else self._written_base(source)
+        value = (
+            self._known[id(source)].value
+            if self._is_current(source)
+            else self._written_base(source)
+        )
         for view in reversed(chain):
             value = self.builder.emit(view._view[1], (value,), view._view[2])
             if value.type != (from_numpy_dtype(view._data.dtype), view._data.shape):

@@ -203,7 +203,10 @@ class Variant:
             if leaf.kind == "new":
                 tensor = new[leaf.number]
                 if leaf.freed is not None:
-                    tensor._grad_fn, tensor._requires_grad = self.freed_record(leaf.freed, arguments), True
+                    tensor._grad_fn, tensor._requires_grad = (
+                        self.freed_record(leaf.freed, arguments),
+                        True,
+                    )
                 elif leaf.root >= 0:
                     tensor._grad_fn, tensor._requires_grad = record, True
                     if leaf.root:
@@ -229,7 +232,10 @@ def alias_pattern(tensors: Sequence[Tensor]) -> tuple[int, ...]:
 def counter_pattern(tensors: Sequence[Tensor]) -> list[int]:
     """For each tensor the number of the first that counts versions with it."""
     first: dict[int, int] = {}
-    return [first.setdefault(id(t if t._counter is None else t._counter), i) for i, t in enumerate(tensors)]
+    return [
+        first.setdefault(id(t if t._counter is None else t._counter), i)
+        for i, t in enumerate(tensors)
+    ]
 
 
 def _tensor_names() -> frozenset[str]:

@@ -683,13 +683,19 @@ def adam(compile: Compile) -> World:
 @program()
 def dropout_and_norm(compile: Compile) -> World:
     return module_step(
-        compile, lambda p: tg.optim.SGD(p, lr=0.1), tg.nn.LayerNorm(8), tg.nn.Dropout(0.5), tg.nn.ReLU()
+        compile,
+        lambda p: tg.optim.SGD(p, lr=0.1),
+        tg.nn.LayerNorm(8),
+        tg.nn.Dropout(0.5),
+        tg.nn.ReLU(),
     )
 
 
 @program()
 def batch_norm(compile: Compile) -> World:
-    return module_step(compile, lambda p: tg.optim.SGD(p, lr=0.1), tg.nn.BatchNorm1d(8), tg.nn.ReLU())
+    return module_step(
+        compile, lambda p: tg.optim.SGD(p, lr=0.1), tg.nn.BatchNorm1d(8), tg.nn.ReLU()
+    )
 
 
 @program()

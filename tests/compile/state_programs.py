@@ -1008,7 +1008,9 @@ def clock(compile: Compile) -> World:
 def environment(compile: Compile) -> World:
     @compile
     def f(x: tg.Tensor) -> tg.Tensor:
-        return x * float(os.environ["TRACEGRAD_TEST_SCALE"]) + len(os.getenv("TRACEGRAD_TEST_SCALE", ""))
+        return x * float(os.environ["TRACEGRAD_TEST_SCALE"]) + len(
+            os.getenv("TRACEGRAD_TEST_SCALE", "")
+        )
 
     def call(turn: int) -> tg.Tensor:
         os.environ["TRACEGRAD_TEST_SCALE"] = str(1.0 + turn)

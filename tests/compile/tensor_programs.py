@@ -196,7 +196,9 @@ def returns_arguments_and_parameters(compile: Compile) -> World:
 
 @program()
 def returns_python_values(compile: Compile) -> World:
-    f = compile(lambda x: (x * 2, "text", 1.5, True, None, x.shape, x.dtype, 2 + 3j, b"raw", range(3), ...))
+    f = compile(
+        lambda x: (x * 2, "text", 1.5, True, None, x.shape, x.dtype, 2 + 3j, b"raw", range(3), ...)
+    )
     return World(lambda turn: f(data(3, seed=turn)), [])
 
 
@@ -896,7 +898,9 @@ def integer_division(compile: Compile) -> World:
 
 @program(native=None)
 def conversions_of_odd_numbers(compile: Compile) -> World:
-    f = compile(lambda x: (x.to(tg.int64), x.to(tg.int32), x.to(tg.bool), x.to(tg.int8), x.to(tg.uint8)))
+    f = compile(
+        lambda x: (x.to(tg.int64), x.to(tg.int32), x.to(tg.bool), x.to(tg.int8), x.to(tg.uint8))
+    )
     inf = float("inf")
     rows = [[1.5, -1.5, 0.0], [inf, -inf, float("nan")], [3e9, -3e9, 300.0], [1e20, -1e20, -0.0]]
     return World(lambda turn: f(tg.tensor(rows[turn % 4])), [])
@@ -921,7 +925,9 @@ def guards_on_other_dtypes(compile: Compile) -> World:
 
     def call(turn: int) -> Any:
         dtype = [tg.int64, tg.bool, tg.float64][turn % 3]
-        return f(tg.tensor([1, 0, 1 + turn // 6]).to(dtype).to(tg.int64 if turn % 3 == 1 else dtype))
+        return f(
+            tg.tensor([1, 0, 1 + turn // 6]).to(dtype).to(tg.int64 if turn % 3 == 1 else dtype)
+        )
 
     return World(call, [])
 
@@ -945,7 +951,14 @@ def item_of_other_dtypes(compile: Compile) -> World:
 
 @program()
 def zero_size_and_scalars(compile: Compile) -> World:
-    f = compile(lambda x: (x * 2, x.sum(), x.exp().mean() if x.numel() else x.clone(), x.t() if x.ndim < 3 else x))
+    f = compile(
+        lambda x: (
+            x * 2,
+            x.sum(),
+            x.exp().mean() if x.numel() else x.clone(),
+            x.t() if x.ndim < 3 else x,
+        )
+    )
     shapes = [(), (0,), (0, 3), (1,), (1, 1), (3, 0), (2, 3)]
     return World(lambda turn: f(data(*shapes[turn % 3], seed=turn)), [])
 
@@ -1046,7 +1059,9 @@ def grads_are_kept_in_all_ways(compile: Compile) -> World:
                 kept.append(np.from_dlpack(w.grad))
             case 5:
                 kept.append(w.grad.data)
-        return [tg.tensor(np.asarray(k if not isinstance(k, tg.Tensor) else k.numpy())) for k in kept]
+        return [
+            tg.tensor(np.asarray(k if not isinstance(k, tg.Tensor) else k.numpy())) for k in kept
+        ]
 
     return World(call, [w])
 

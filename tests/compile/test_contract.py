@@ -75,7 +75,13 @@ def assert_same(got: Any, wanted: Any, where: str) -> None:
 def state_of(tensors: list[tg.Tensor]) -> list[Any]:
     """What can be seen of tensors that the programs share with the outside."""
     return [
-        (t.detach(), t.requires_grad, t._version, t.grad, None if t.grad is None else t.grad._version)
+        (
+            t.detach(),
+            t.requires_grad,
+            t._version,
+            t.grad,
+            None if t.grad is None else t.grad._version,
+        )
         for t in tensors
     ]
 
@@ -94,17 +100,24 @@ def test_compiled_equals_plain(name: str, backend: str) -> None:
     compiled_outcomes = _run(program, compile)
     report = "\n".join(f.explain() for f in compiled_functions)
     for turn in range(TURNS):
-        for what, a, b in zip(("result", "state"), compiled_outcomes[turn], plain_outcomes[turn], strict=True):
+        for what, a, b in zip(
+            ("result", "state"), compiled_outcomes[turn], plain_outcomes[turn], strict=True
+        ):
             assert_same(a, b, f"{name}, {what} of turn {turn}\n{report}")
     stats = [f.stats for f in compiled_functions]
-    assert not any("internal error" in reason for f in compiled_functions for reason, _ in f.refusals)
+    assert not any(
+        "internal error" in reason for f in compiled_functions for reason, _ in f.refusals
+    )
     fast = max(s.native + s.interpreted for s in stats)
     if program.native:
         assert fast >= 2, report
     elif program.native is False:
         assert fast == 0, report
         assert any(f.refusals for f in compiled_functions)
-        assert any("runs eagerly" in f.explain() or "not compiled" in f.explain() for f in compiled_functions)
+        assert any(
+            "runs eagerly" in f.explain() or "not compiled" in f.explain()
+            for f in compiled_functions
+        )
 
 
 def _run(program: Any, compile: Any) -> list[tuple[Any, Any]]:

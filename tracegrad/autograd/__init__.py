@@ -11,14 +11,12 @@ from typing import Any
 from tracegrad.autograd import graph
 from tracegrad.autograd.anomaly import detect_anomaly, set_detect_anomaly
 from tracegrad.autograd.backward import backward, grad
-from tracegrad.autograd.function import Function
 from tracegrad.grad_mode import enable_grad, inference_mode, no_grad, set_grad_enabled
 from tracegrad.tensor import Tensor
 
 Variable = Tensor
 
 __all__ = [
-    "Function",
     "Variable",
     "backward",
     "detect_anomaly",
@@ -31,10 +29,12 @@ __all__ = [
     "set_grad_enabled",
 ]
 
+_LATE = {"Function": "function", "gradcheck": "differences", "gradgradcheck": "differences"}
+
 
 def __getattr__(name: str) -> Any:
     if name in ("functional", "profiler"):
         return importlib.import_module(f"{__name__}.{name}")
-    if name in ("gradcheck", "gradgradcheck"):
-        return getattr(importlib.import_module(f"{__name__}.differences"), name)
+    if name in _LATE:
+        return getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

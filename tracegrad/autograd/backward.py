@@ -79,7 +79,11 @@ def backward(
                 "`grad_tensors` and `grad_variables` (deprecated) arguments both passed to backward(). "
                 "Please only use `grad_tensors`."
             )
-        warnings.warn("`grad_variables` is deprecated. Use `grad_tensors` instead.", FutureWarning, stacklevel=2)
+        warnings.warn(
+            "`grad_variables` is deprecated. Use `grad_tensors` instead.",
+            FutureWarning,
+            stacklevel=2,
+        )
         grad_tensors = grad_variables
     chosen = None if inputs is None else _as_tuple(inputs)
     if chosen is not None and not chosen:
@@ -131,7 +135,9 @@ def grad(
     results = _as_tuple(outputs)
     wrt = _as_tuple(inputs)
     if is_grads_batched:
-        return _batched_grad(results, wrt, grad_outputs, create_graph, allow_unused, materialize_grads)
+        return _batched_grad(
+            results, wrt, grad_outputs, create_graph, allow_unused, materialize_grads
+        )
     gradients = (None,) * len(results) if grad_outputs is None else _as_tuple(grad_outputs)
     seeds = _seeds(results, gradients)
     _check_outputs(results)

@@ -97,7 +97,11 @@ def run(
             ct = _run_pre_hooks(node, ct)
         if state.trace is not None:
             state.trace.begin_adjoint(node)
-        pulled = _profiled_pull(node, ct, needed, as_tensors) if events.active else node.pull(ct, needed, as_tensors)
+        pulled = (
+            _profiled_pull(node, ct, needed, as_tensors)
+            if events.active
+            else node.pull(ct, needed, as_tensors)
+        )
         if check_nan:
             check_pulled(node, pulled)
         if node.post_hooks is not None:
@@ -158,7 +162,9 @@ def _needed(nodes: Sequence[Node], targets: Sequence[tuple[Edge, int]]) -> set[A
     for edge, number in targets:
         needed.add((edge, number) if isinstance(edge, Node) and edge.outputs != 1 else edge)
     for node in reversed(nodes):
-        if any(_key(edge, node, i) in needed for i, edge in enumerate(node.edges) if edge is not None):
+        if any(
+            _key(edge, node, i) in needed for i, edge in enumerate(node.edges) if edge is not None
+        ):
             if node.outputs == 1:
                 needed.add(node)
             else:

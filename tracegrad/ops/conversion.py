@@ -27,7 +27,14 @@ from tracegrad.ops.shaping import expand
 from tracegrad.tensor import Tensor, default_float, make_tensor, set_default_float
 
 
-def to(input: Tensor, *args: Any, dtype: Any = None, device: Any = None, copy: bool = False, **ignored: Any) -> Tensor:
+def to(
+    input: Tensor,
+    *args: Any,
+    dtype: Any = None,
+    device: Any = None,
+    copy: bool = False,
+    **ignored: Any,
+) -> Tensor:
     """Convert to a dtype (or to that of another tensor); a device argument may name the CPU only.
 
     Returns itself where nothing changes and no copy is asked for.
@@ -92,7 +99,9 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     if source._data.shape != self._data.shape:
         source = expand(source, self._data.shape)
     if state.grad and (self._requires_grad or source.requires_grad):
-        source = shown_as(overwritten(self, source), "CopyBackwards", self, as_tensor_operand(src, self))
+        source = shown_as(
+            overwritten(self, source), "CopyBackwards", self, as_tensor_operand(src, self)
+        )
     return store(self, source)
 
 

@@ -61,7 +61,9 @@ def refuse_dtype(x: Tensor, kinds: str, name: str) -> None:
         raise NotImplementedError(f"\"{name}\" not implemented for '{_WORDS[x.dtype.name]}'")
 
 
-def _unary(name: str, op_name: str | None = None, *, integers: bool = False) -> Callable[..., Tensor]:
+def _unary(
+    name: str, op_name: str | None = None, *, integers: bool = False
+) -> Callable[..., Tensor]:
     """The function for a unary op; `integers` says that it keeps integers (neg, abs)."""
     op = registered(op_name or name)
 
@@ -74,7 +76,9 @@ def _unary(name: str, op_name: str | None = None, *, integers: bool = False) -> 
         return apply(op, (x,)) if out is None else write_out(apply(op, (x,)), out)
 
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"Element by element ``{name}``, as ``torch.{name}``. Shape and dtype are kept."
+    function.__doc__ = (
+        f"Element by element ``{name}``, as ``torch.{name}``. Shape and dtype are kept."
+    )
     return function
 
 
@@ -95,7 +99,9 @@ def _binary(
         return apply(op, (x, y)) if out is None else write_out(apply(op, (x, y)), out)
 
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"Element by element ``{name}`` with broadcasting and promotion, as ``torch.{name}``."
+    function.__doc__ = (
+        f"Element by element ``{name}`` with broadcasting and promotion, as ``torch.{name}``."
+    )
     return function
 
 
@@ -213,13 +219,17 @@ def floor_divide(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor
 def remainder(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
     """The remainder with the sign of the divisor, as ``torch.remainder``."""
     result = _remainder(input, other)
-    return write_out(result if isinstance(other, Tensor) else shown_as(result, "RemainderBackward0", input), out)
+    return write_out(
+        result if isinstance(other, Tensor) else shown_as(result, "RemainderBackward0", input), out
+    )
 
 
 def fmod(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
     """The remainder with the sign of the dividend, as ``torch.fmod``."""
     result = _fmod(input, other)
-    return write_out(result if isinstance(other, Tensor) else shown_as(result, "FmodBackward0", input), out)
+    return write_out(
+        result if isinstance(other, Tensor) else shown_as(result, "FmodBackward0", input), out
+    )
 
 
 _eq = _binary("eq")
@@ -239,7 +249,9 @@ def add(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) ->
     """``input + alpha * other``, as ``torch.add``."""
     if alpha == 1:
         return _add(input, other, out=out)
-    return write_out(shown_as(_add(input, _scaled(other, alpha)), "AddBackward0", input, other), out)
+    return write_out(
+        shown_as(_add(input, _scaled(other, alpha)), "AddBackward0", input, other), out
+    )
 
 
 def sub(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
@@ -259,7 +271,9 @@ def sub(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) ->
         )
     if alpha == 1:
         return _sub(input, other, out=out)
-    return write_out(shown_as(_sub(input, _scaled(other, alpha)), "SubBackward0", input, other), out)
+    return write_out(
+        shown_as(_sub(input, _scaled(other, alpha)), "SubBackward0", input, other), out
+    )
 
 
 subtract = sub
@@ -271,7 +285,9 @@ def rsub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     return shown_as(sub(other, _scaled(input, alpha)), name, input, other)
 
 
-def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Tensor | None = None) -> Tensor:
+def div(
+    input: Any, other: Any, *, rounding_mode: str | None = None, out: Tensor | None = None
+) -> Tensor:
     """Division: true, or rounded toward zero (``"trunc"``) or down (``"floor"``), as ``torch.div``."""
     if rounding_mode is None:
         return _true_divide(input, other, out=out)
@@ -324,7 +340,9 @@ def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:
     x = x if isinstance(x, Tensor) else as_tensor_operand(x, y)
     y = as_tensor_operand(y, x)
     result = apply(_pow if x.dtype.is_floating else _integer_pow, (x, y))
-    return write_out(result if isinstance(input, Tensor) else shown_as(result, "PowBackward2", y), out)
+    return write_out(
+        result if isinstance(input, Tensor) else shown_as(result, "PowBackward2", y), out
+    )
 
 
 def _plain(exponent: Any) -> int | float:
@@ -353,7 +371,9 @@ not_equal = ne
 def bitwise_not(input: Tensor) -> Tensor:
     """``~x`` of integers and bools."""
     if input._data.dtype.kind == "f":
-        raise TypeError("~ (operator.invert) is only implemented on integer and Boolean-type tensors")
+        raise TypeError(
+            "~ (operator.invert) is only implemented on integer and Boolean-type tensors"
+        )
     return apply(registered("bit_not"), (input,))
 
 
@@ -408,7 +428,9 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
         return condition.nonzero(as_tuple=True)
     if not isinstance(condition, Tensor) or condition.dtype is not bool_:
         got = condition.type()[6:-6] if isinstance(condition, Tensor) else type(condition).__name__
-        raise RuntimeError(f"where expected condition to be a boolean tensor, but got a tensor with dtype {got}")
+        raise RuntimeError(
+            f"where expected condition to be a boolean tensor, but got a tensor with dtype {got}"
+        )
     x, y = common_operands(input, other)
     like = x if isinstance(x, Tensor) else y if isinstance(y, Tensor) else None
     if like is None:
@@ -492,7 +514,9 @@ def isclose(
     input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
 ) -> Tensor:
     """True where ``|a - b| <= atol + rtol * |b|``, or both are equal."""
-    close = logical_or(_eq(input, other), le(abs(sub(input, other)), add(mul(abs(other), rtol), atol)))
+    close = logical_or(
+        _eq(input, other), le(abs(sub(input, other)), add(mul(abs(other), rtol), atol))
+    )
     close = logical_and(close, logical_or(isfinite(other), _eq(input, other)))
     return logical_or(close, logical_and(isnan(input), isnan(other))) if equal_nan else close
 
@@ -513,7 +537,9 @@ def in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         check_in_place(self)
         operands = former(self, (self, *args, *kwargs.values()))
         count = len(args) + 1
-        return store(self, function(*operands[:count], **dict(zip(kwargs, operands[count:], strict=True))))
+        return store(
+            self, function(*operands[:count], **dict(zip(kwargs, operands[count:], strict=True)))
+        )
 
     method.__name__ = method.__qualname__ = function.__name__ + "_"
     method.__doc__ = f"In-place form of ``{function.__name__}``. Returns the tensor itself."

@@ -178,13 +178,28 @@ def getitem(input: Tensor, key: Any) -> Tensor:
         if not -extent <= key < extent:
             raise IndexError(f"index {key} is out of bounds for dimension 0 with size {extent}")
         return at_position(input, 0, key)
-    index = parse_index(input, key)
-    part = _basic(input, index)
-    if index.advanced:
-        if part is not input and part._requires_grad:
-            shown_as(part, _name_of(key), input)
-        return shown_as(_gather_advanced(part, index), "IndexBackward0", part)
-    return shown_as(part, _name_of(key), input) if part._requires_grad else part
+    try:
+        index = parse_index(input, key)
+        part = _basic(input, index)
+        if index.advanced:
+            if part is not input and part._requires_grad:
+                shown_as(part, _name_of(key), input)
+            return shown_as(_gather_advanced(part, index), "IndexBackward0", part)
+        return shown_as(part, _name_of(key), input) if part._requires_grad else part
+    except Exception:
+        if state.trace is None:
+            raise
+        return _without_trace(getitem, input, key)
+
+
+def _without_trace(function: Any, *args: Any) -> Any:
+    """What failed under a trace is done again without, so that the error is that of eager execution."""
+    trace, state.trace = state.trace, None
+    trace.give_up("an operation raises an exception")
+    try:
+        return function(*args)
+    finally:
+        state.trace = trace
 
 
 def _name_of(key: Any) -> str:
@@ -294,6 +309,15 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     """
     if not isinstance(value, (Tensor, np.ndarray)) and not is_number(value):
         raise TypeError(f"can't assign a {type(value).__name__} to a {input.type()}")
+    try:
+        _setitem(input, key, value)
+    except Exception:
+        if state.trace is None:
+            raise
+        _without_trace(_setitem, input, key, value)
+
+
+def _setitem(input: Tensor, key: Any, value: Any) -> None:
     source = to_dtype(as_tensor_operand(value, input), input.dtype)
     recorded = state.grad and (input.requires_grad or source.requires_grad)
     if state.trace is None and not recorded:
@@ -315,7 +339,10 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     index = parse_index(input, key)
     check_in_place(input, part=not index.advanced)
     if index.advanced:
-        store(input, shown_as(_with_elements(input, index, source), "IndexPutBackward0", input, source))
+        store(
+            input,
+            shown_as(_with_elements(input, index, source), "IndexPutBackward0", input, source),
+        )
         return
     part = _fit(source, index.shape)
     if state.trace is None:
@@ -433,7 +460,10 @@ def _check_index(name: str, x: Tensor, index: Tensor, axis: int) -> None:
 
 def _trimmed(x: Tensor, index: Tensor, axis: int) -> Tensor:
     """`x` cut to the extents of `index` in the other dimensions."""
-    limit = tuple(n if i == axis else m for i, (n, m) in enumerate(zip(x._data.shape, index._data.shape, strict=True)))
+    limit = tuple(
+        n if i == axis else m
+        for i, (n, m) in enumerate(zip(x._data.shape, index._data.shape, strict=True))
+    )
     if limit == x._data.shape:
         return x
     n = x._data.ndim
@@ -444,7 +474,11 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """`input` with ``src[i][j]`` added at ``[index[i][j]][j]`` (dim 0); duplicates add up."""
     axis = canonical_dim(dim, input._data.ndim)
     _check_index("scatter", input, index, axis)
-    source = src if src._data.shape == index._data.shape else getitem(src, tuple(slice(n) for n in index.shape))
+    source = (
+        src
+        if src._data.shape == index._data.shape
+        else getitem(src, tuple(slice(n) for n in index.shape))
+    )
     return apply(registered("scatter_add"), (input, index, source), {"axis": axis})
 
 
@@ -477,7 +511,11 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     axes = np.nonzero(np.atleast_1d(input._data))[: max(input._data.ndim, 0) or None]
     if as_tuple:
         return tuple(make_tensor(axis, axis) for axis in axes)
-    columns = np.stack(axes, axis=1) if input._data.ndim else np.zeros((int(bool(input._data)), 0), np.int64)
+    columns = (
+        np.stack(axes, axis=1)
+        if input._data.ndim
+        else np.zeros((int(bool(input._data)), 0), np.int64)
+    )
     return make_tensor(columns.astype(np.int64), columns)
 
 
@@ -501,7 +539,9 @@ def triu(input: Tensor, diagonal: int = 0) -> Tensor:
 
 
 def _band(x: Tensor, diagonal: int, *, lower: bool) -> Tensor:
-    rows, columns = (apply(registered("iota"), (), {"size": n, "dtype": int64}) for n in x._data.shape[-2:])
+    rows, columns = (
+        apply(registered("iota"), (), {"size": n, "dtype": int64}) for n in x._data.shape[-2:]
+    )
     shifted = ew.add(reshape(rows, -1, 1), diagonal)
     return ew.le(columns, shifted) if lower else ew.ge(columns, shifted)
 
@@ -516,7 +556,11 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
     rows, columns = moved._data.shape[-2:]
     count = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
     shape = moved._data.shape[:-2]
-    flat = reshape(moved, (*shape, rows * columns)) if moved._data.size else reshape(moved, (*shape, 0))
+    flat = (
+        reshape(moved, (*shape, rows * columns))
+        if moved._data.size
+        else reshape(moved, (*shape, 0))
+    )
     first = max(-offset, 0) * columns + max(offset, 0)
     steps = apply(registered("iota"), (), {"size": count, "dtype": int64})
     return apply(_take, (flat, ew.add(ew.mul(steps, columns + 1), first)), {"axis": len(shape)})

@@ -40,7 +40,9 @@ def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor
 def _product(x: Tensor, y: Tensor) -> Tensor:
     m, n = x._data.ndim, y._data.ndim
     if not m or not n:
-        raise RuntimeError(f"both arguments to matmul need to be at least 1D, but they are {m}D and {n}D")
+        raise RuntimeError(
+            f"both arguments to matmul need to be at least 1D, but they are {m}D and {n}D"
+        )
     if m == n == 2:
         _check_dtypes(x, y)
         return apply(_matmul, (x, y))
@@ -122,12 +124,10 @@ def dot(input: Tensor, other: Tensor) -> Tensor:
     return _sum(ew.mul(input, other))
 
 
-
 @composite("VdotBackward0")
 def vdot(input: Tensor, other: Tensor) -> Tensor:
     """The inner product of two vectors."""
     return dot(input, other)
-
 
 
 def mm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:

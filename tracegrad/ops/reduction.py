@@ -35,7 +35,12 @@ class ValuesIndices(NamedTuple):
 
 
 def sum(
-    input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None
+    input: Tensor,
+    dim: Dims = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """The sum over `dim` (all dimensions by default). Integers and bools add up as int64."""
     target = resolve_dtype(dtype)
@@ -105,7 +110,9 @@ def amin(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     return apply(_min, (input,), {"axis": axes, "keepdims": bool(keepdim)})
 
 
-def _arg(input: Tensor, dim: int | None, keepdim: bool, name: str, caller: str | None = None) -> Tensor:
+def _arg(
+    input: Tensor, dim: int | None, keepdim: bool, name: str, caller: str | None = None
+) -> Tensor:
     if input._data.dtype.kind == "b" and caller is None:
         raise RuntimeError(f"{name}(): does not support bool input")
     if dim is None:
@@ -142,7 +149,9 @@ def _extremum(input: Tensor, dim: Any, keepdim: bool, other: Tensor | None, name
                 f"{name}(): Expected reduction dim to be specified for input.numel() == 0. "
                 "Specify the reduction dim with the 'dim' argument."
             )
-        return shown_as((amax if name == "max" else amin)(input), name.capitalize() + "Backward1", input)
+        return shown_as(
+            (amax if name == "max" else amin)(input), name.capitalize() + "Backward1", input
+        )
     if input._data.ndim == 0:
         return ValuesIndices(input.clone(), _arg(input, dim, keepdim, "arg" + name))
     axis = canonical_dim(dim, input._data.ndim)
@@ -155,12 +164,16 @@ def _extremum(input: Tensor, dim: Any, keepdim: bool, other: Tensor | None, name
     return ValuesIndices(shown_as(values, name.capitalize() + "Backward0", input), indices)
 
 
-def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor | None = None) -> Any:
+def max(
+    input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor | None = None
+) -> Any:
     """The maximum of all elements; along `dim` (values, indices); or element by element of two tensors."""
     return _extremum(input, dim, keepdim, other, "max")
 
 
-def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor | None = None) -> Any:
+def min(
+    input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor | None = None
+) -> Any:
     """The minimum of all elements; along `dim` (values, indices); or element by element of two tensors."""
     return _extremum(input, dim, keepdim, other, "min")
 
@@ -195,7 +208,9 @@ def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
 def _moments(input: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """The mean (dimensions kept), and the sum of squared deviations from it (kept as well)."""
     center = mean(input, axes or None, True) if axes else input
-    return center, sum(ew.square(ew.sub(input, center)), axes or None, True) if axes else ew.mul(input, 0)
+    return center, sum(ew.square(ew.sub(input, center)), axes or None, True) if axes else ew.mul(
+        input, 0
+    )
 
 
 def _dropped(input: Tensor, x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
@@ -213,7 +228,12 @@ def _correction(unbiased: Any, correction: Any) -> float:
 
 @composite("VarBackward0")
 def var(
-    input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: Any = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
 ) -> Tensor:
     """The variance over `dim`, with Bessel's correction unless told otherwise. Two passes, no cancellation."""
     if isinstance(dim, bool):
@@ -229,7 +249,12 @@ def var(
 
 @composite("StdBackward0")
 def std(
-    input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: Any = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
 ) -> Tensor:
     """The standard deviation: the root of `var`."""
     return ew.sqrt(var(input, dim, unbiased, keepdim, correction=correction))
@@ -279,7 +304,9 @@ def _norm_of_number(p: Any) -> float:
 
 
 @composite("LinalgVectorNormBackward0")
-def norm(input: Tensor, p: Any = "fro", dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+def norm(
+    input: Tensor, p: Any = "fro", dim: Dims = None, keepdim: bool = False, *, dtype: Any = None
+) -> Tensor:
     """The p-norm of the elements over `dim`; the Frobenius norm by default. Its gradient at zero is zero."""
     target = resolve_dtype(dtype)
     x = floating(input) if target is None else to_dtype(input, target)
@@ -311,4 +338,3 @@ def allclose(
 def equal(input: Tensor, other: Tensor) -> bool:
     """Whether both have the same shape and elements."""
     return input._data.shape == other._data.shape and bool(all(ew.eq(input, other)))
-

@@ -26,7 +26,9 @@ def _complete_shape(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
     """Replace a -1 in a shape by the extent that fits."""
     for position, n in enumerate(shape):
         if n < -1:
-            raise RuntimeError(f"invalid shape dimension {n} at index {position} of shape {list(shape)}")
+            raise RuntimeError(
+                f"invalid shape dimension {n} at index {position} of shape {list(shape)}"
+            )
     if shape.count(-1) > 1:
         raise RuntimeError("only one dimension can be inferred")
     if -1 in shape:
@@ -150,7 +152,10 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     """Move dimensions to other places, the rest in order."""
     n = input._data.ndim
     sources = [canonical_dim(d, n) for d in ((source,) if isinstance(source, int) else source)]
-    targets = [canonical_dim(d, n) for d in ((destination,) if isinstance(destination, int) else destination)]
+    targets = [
+        canonical_dim(d, n)
+        for d in ((destination,) if isinstance(destination, int) else destination)
+    ]
     order = [d for d in range(n) if d not in sources]
     for target, origin in sorted(zip(targets, sources, strict=True)):
         order.insert(target, origin)
@@ -179,7 +184,9 @@ def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
         axes = {canonical_dim(d, n) for d in dims}
     kept = tuple(extent for i, extent in enumerate(shape) if extent != 1 or i not in axes)
     version = 0 if dim is None else 1 if isinstance(dim, int) else 2
-    return shown_as(apply_view(_reshape, input, {"shape": kept}), f"SqueezeBackward{version}", input)
+    return shown_as(
+        apply_view(_reshape, input, {"shape": kept}), f"SqueezeBackward{version}", input
+    )
 
 
 def broadcast_to(input: Tensor, shape: Sequence[int]) -> Tensor:
@@ -292,7 +299,8 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """All slices along a dimension."""
     axis = canonical_dim(dim, input._data.ndim)
     return tuple(
-        shown_as(select(input, axis, i), "UnbindBackward0", input) for i in range(input._data.shape[axis])
+        shown_as(select(input, axis, i), "UnbindBackward0", input)
+        for i in range(input._data.shape[axis])
     )
 
 
@@ -302,7 +310,9 @@ def split(input: Tensor, split_size: int | Sequence[int], dim: int = 0) -> tuple
     extent = input._data.shape[axis]
     if isinstance(split_size, int):
         if split_size <= 0:
-            raise RuntimeError(f"split expects split_size be non-negative, but got split_size={split_size}")
+            raise RuntimeError(
+                f"split expects split_size be non-negative, but got split_size={split_size}"
+            )
         sizes = [split_size] * (extent // split_size)
         if extent % split_size or not sizes:
             sizes.append(extent % split_size)
@@ -347,10 +357,14 @@ def roll(input: Tensor, shifts: int | Sequence[int], dims: Any = None) -> Tensor
     """Shift elements along dimensions; those that leave come in at the other end."""
     if dims is None:
         if not isinstance(shifts, int):
-            raise TypeError(f"roll(): shifts must be an int where dims is None, not {type(shifts).__name__}")
+            raise TypeError(
+                f"roll(): shifts must be an int where dims is None, not {type(shifts).__name__}"
+            )
         return reshape(roll(ravel(input), shifts, 0), input.shape)
     pairs = zip(
-        (shifts,) if isinstance(shifts, int) else shifts, (dims,) if isinstance(dims, int) else dims, strict=True
+        (shifts,) if isinstance(shifts, int) else shifts,
+        (dims,) if isinstance(dims, int) else dims,
+        strict=True,
     )
     result = apply(_copy, (input,))
     for shift, dim in pairs:
@@ -358,7 +372,9 @@ def roll(input: Tensor, shifts: int | Sequence[int], dims: Any = None) -> Tensor
         extent = result._data.shape[axis]
         if extent and shift % extent:
             cut = extent - shift % extent
-            result = cat([slice_along(result, axis, cut, extent), slice_along(result, axis, 0, cut)], axis)
+            result = cat(
+                [slice_along(result, axis, cut, extent), slice_along(result, axis, 0, cut)], axis
+            )
     return result
 
 
