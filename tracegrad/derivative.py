@@ -252,9 +252,9 @@ def _steps(
         versions = record.versions or (0,) * len(record.saved or ())
         for x, version in zip(record.saved or (), versions, strict=True):
             if isinstance(x, Tensor):
-                place = visible.get(id(x)) or visible.get(id(x._counter))
-                if place is not None:
-                    kind, number, begin = place
+                found = visible.get(id(x)) or visible.get(id(x._counter))
+                if found is not None:
+                    kind, number, begin = found
                     saved.append(Saved(kind, number, version - begin, x._data.shape))
         out = record.saved_out
         if out is not None and id(out) in outputs:

@@ -398,12 +398,9 @@ def set_history(x: Tensor, value: Tensor) -> None:
     if trace is not None:
         trace.store(x, value)
         if base is not None:
-            x._grad_fn, x._output_nr, x._requires_grad = (
-                value._grad_fn,
-                value._output_nr,
-                value._requires_grad,
-            )
-            x._view_version = x._version
+            if recorded:
+                x._grad_fn, x._output_nr, x._requires_grad = value._grad_fn, value._output_nr, True
+                x._view_version = x._version
             if recorded or followed:
                 trace.store(base, whole)
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracegrad import tensor as tensors
 from tracegrad import tracing
 from tracegrad.grad_mode import state
 from tracegrad.guards import same
@@ -79,8 +78,8 @@ def generate(variant: Variant, leaves: list[Any]) -> Callable[[tuple[Any, ...]],
     code = _Code()
     code.names.update(
         state=state, MISS=MISS, GUARD_FAILED=GUARD_FAILED, empty=np.empty, same=same, entry=executable.entry,
-        refcount=sys.getrefcount, make=object.__new__, Tensor=Tensor, tensors=tensors, active=tracing.active,
-        hooks=hooks_added,
+        refcount=sys.getrefcount, make=object.__new__, Tensor=Tensor, active=tracing.active,
+        tensors=sys.modules[Tensor.__module__], hooks=hooks_added,
     )  # fmt: skip
     arguments = _check_arguments(code, variant, leaves)
     _check_captures(code, variant)
@@ -147,7 +146,7 @@ def _check_flags(code: _Code, name: str, requires_grad: bool, is_leaf: bool) -> 
 def _check_pattern(code: _Code, pattern: tuple[int, ...], names: list[str], test: str) -> None:
     for i, first in enumerate(pattern):
         for j in range(i):
-            if pattern[j] == j and (first == j or first == i):
+            if pattern[j] == j and first in (i, j):
                 comparison = test.format(names[i], names[j], op="is not" if first == j else "is")
                 code.line(f"if {comparison}: return MISS")
 

@@ -52,6 +52,14 @@ _MAX_ARRAY_BYTES = 4096
 _LONG = 8
 """Longer lists and dicts of plain values are compared as a whole."""
 _PLAIN = (int, float, bool, str, bytes, complex, type(None))
+
+
+class _Pair(NamedTuple):
+    """Any named tuple: the type of its field descriptors is meant below."""
+
+    first: int
+
+
 _MARSHALLED = frozenset({int, float, bool, str, type(None)})
 _MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
 _PLAIN_TYPES = frozenset(_PLAIN)
@@ -61,7 +69,7 @@ _IMMUTABLE = (
     types.MemberDescriptorType, types.ClassMethodDescriptorType, types.CodeType, types.GenericAlias, types.UnionType,
     np.generic, np.dtype, np.ufunc, re.Pattern, decimal.Decimal, fractions.Fraction, datetime.date, datetime.time,
     datetime.timedelta, datetime.tzinfo, enum.Enum, frozenset, type(threading.Lock()), type(threading.RLock()),
-    type(collections.namedtuple("Pair", "a b").a),
+    type(_Pair.first),
 )  # fmt: skip
 _C_BASES = (
     object, dict, list, tuple, set, collections.deque, str, int, float, bytes, complex, BaseException, Exception,

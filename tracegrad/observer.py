@@ -54,7 +54,7 @@ _PURE_MODULES = frozenset(
 _READING_NUMPY = frozenset(
     "load fromfile loadtxt genfromtxt memmap save savez savetxt tofile dump".split()
 )
-_PURE_INSTANCES = (
+_PURE_INSTANCES: tuple[Any, ...] = (
     list, dict, tuple, set, frozenset, str, bytes, bytearray, int, float, complex, range, slice, property,
     types.MappingProxyType, types.GeneratorType, types.SimpleNamespace, collections.deque, np.ndarray, np.generic,
     np.ufunc, np.dtype, re.Pattern, re.Match, decimal.Decimal, datetime.date, datetime.time, datetime.timedelta,

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Random programs for the compile contract: Python source made from a grammar, run plainly and compiled.
 
 A program is two pieces of source: a function ``f(x, y, n, k)``, and a list of calls of it with everything that a

@@ -1322,8 +1322,6 @@ def hook_on_an_intermediate(compile: Compile) -> World:
 
 @program(native=None)
 def hook_on_an_argument(compile: Compile) -> World:
-    seen: list[Any] = []
-
     @compile
     def f(x: tg.Tensor) -> Any:
         x.register_hook(lambda g: g * 2)
