@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 import threading
 import time
 import warnings
@@ -110,8 +111,8 @@ class CompiledFunction:
 
     FIXED = frozenset(
         "_function _name _fullgraph _backend _lock _variants _call _failed_in_a_row _missed_in_a_row "
-        "_traced_in_a_row _surprises _ran _searched _eager_because refusals stats __wrapped__ __name__ __doc__ "
-        "__qualname__ __module__ __annotations__ __type_params__".split()
+        "_traced_in_a_row _native_before _surprises _ran _searched _eager_because refusals stats "
+        "__wrapped__ __name__ __doc__ __qualname__ __module__ __annotations__ __type_params__".split()
     )
     """Attributes that are ours; the user may hang others on the function."""
 
@@ -129,6 +130,7 @@ class CompiledFunction:
         self._failed_in_a_row = 0
         self._missed_in_a_row = 0
         self._traced_in_a_row = 0
+        self._native_before = 0
         self._surprises = 0
         self._ran: Ran = {}
         self._searched: dict[int, FunctionType] = {}
@@ -166,6 +168,9 @@ class CompiledFunction:
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         key = spec, tuple([_leaf_key(leaf) for leaf in leaves])
         missed = False
+        if stats.native != self._native_before:  # Calls by the fast way reset the counts as well.
+            self._missed_in_a_row = self._traced_in_a_row = 0
+            self._native_before = stats.native
         for variant in tuple(self._variants.get(key, ())):
             if not variant.accepts(tensors):
                 continue
@@ -264,7 +269,7 @@ class CompiledFunction:
             self._refuse(f"internal error: {type(error).__name__}: {error}", None, final=False)
         else:
             self._failed_in_a_row = self._surprises = 0
-            if not kwargs and spec_is_flat(key[0]):
+            if not kwargs and spec_is_flat(key[0]) and variant.contiguous:
                 variant.call = generate(variant, leaves)
             self._add(key, variant)
             self._call = variant.call
@@ -416,7 +421,13 @@ class CompiledFunction:
     def __repr__(self) -> str:
         return f"<compiled {self._name}: {len(self.variants)} variants>"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """By name where this object is what the function's name stands for (a decorated function)."""
+        found: Any = sys.modules.get(self._function.__module__)
+        for part in self._function.__qualname__.split("."):
+            found = getattr(found, part, None)
+        if found is self:
+            return self._function.__qualname__
         return _recompile, (self._function, self._fullgraph, self._backend, self._name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledFunction:
@@ -505,9 +516,9 @@ def _recompile(function: Any, fullgraph: bool, backend: str, name: str) -> Compi
 
 
 def _leaf_key(leaf: Any) -> Any:
-    """What of an argument a variant is specialised on; tensors are compared by the variant itself."""
+    """What of an argument a variant is specialised on; of tensors the variant compares more by itself."""
     if isinstance(leaf, Tensor):
-        return Tensor
+        return Tensor, leaf._data.shape, leaf._data.dtype
     if type(leaf) is float:
         return float, leaf.hex()
     if type(leaf) in _Plain:

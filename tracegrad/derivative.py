@@ -173,6 +173,20 @@ def differentiate(trace: Trace, roots: Sequence[Tensor]) -> Joint:
     )
 
 
+def reached_inputs(trace: Trace, record: Node) -> tuple[int, ...]:
+    """The inputs to which a record made by the run leads."""
+    keys = {
+        _edge_key(node, i)
+        for node in inner_records(trace, [record])
+        for i in range(len(node.edges))
+    }
+    return tuple(
+        number
+        for number, source in enumerate(trace.sources)
+        if source.requires_grad and source.kind != "constant" and _key_of(source.tensor) in keys
+    )
+
+
 def _key_of(tensor: Tensor) -> Any:
     """Where the cotangent of a tensor from outside is gathered."""
     record = tensor._grad_fn
@@ -301,7 +315,7 @@ class Derivative:
         joint: Joint,
         program: Program,
         outputs: list[int],
-        bumps: dict[int, int],
+        bumps: Iterable[int],
         compile_program: Callable[[Program], Executable],
     ) -> None:
         self.joint = joint
@@ -663,9 +677,9 @@ class Freed(Node):
 
     __slots__ = ("_name",)
 
-    def __init__(self, name: str, leaves: Iterable[Tensor]) -> None:
-        # An edge to nowhere in particular, so that the sweep asks for a cotangent and hears the error.
-        super().__init__((*leaves, new_tensor(np.zeros(()))), None)
+    def __init__(self, name: str, inputs: Sequence[Tensor]) -> None:
+        super().__init__(tuple([t if t._grad_fn is None else t._grad_fn for t in inputs]), None)
+        self.numbers = tuple([t._output_nr for t in inputs])
         self._name = name
 
     def name(self) -> str:

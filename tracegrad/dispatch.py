@@ -359,7 +359,7 @@ def store(x: Tensor, value: Tensor) -> Tensor:
         result, own = from_numpy_dtype(data.dtype), from_numpy_dtype(target.dtype)
         if result.category > own.category:
             raise RuntimeError(
-                f"result type {_type_word(result)} can't be cast to the desired output type {_type_word(own)}"
+                f"result type {type_word(result)} can't be cast to the desired output type {type_word(own)}"
             )
         value = apply(cast, (value,), {"dtype": own})
         data = value._data
@@ -459,7 +459,8 @@ def _edges_of_part(base: Tensor, view: Tensor, value: Tensor) -> tuple[tuple[Edg
     return tuple(edges)
 
 
-def _type_word(dtype: Any) -> str:
+def type_word(dtype: Any) -> str:
+    """What torch calls a dtype in its messages: Float, Long, ..."""
     return {"f32": "Float", "f64": "Double", "i64": "Long", "i32": "Int", "b1": "Bool"}.get(
         dtype.name, dtype.name
     )

@@ -23,7 +23,7 @@ from tracegrad.node import hooks_added
 from tracegrad.tensor import Tensor
 
 if TYPE_CHECKING:
-    from tracegrad.plan import Output, Owner, Source
+    from tracegrad.plan import Bump, Output, Owner, Source
     from tracegrad.variant import Variant
 
 MISS: Any = type("Miss", (), {"__repr__": lambda self: "MISS", "__slots__": ()})()
@@ -284,8 +284,16 @@ def _make_tensor(code: _Code, name: str, array: str, output: Output, record: str
         f"{name} = make(Tensor); {name}._data = {array}; {name}._requires_grad = {requires_grad}; "
         f"{name}._grad_fn = {grad_fn}; {name}._grad = {name}._base = {name}._view = {name}._counter = None"
     )
-    if output.version:
-        code.line(f"{name}._version_counter().value = {output.version}")
+    if output.bump.steps:
+        _count(code, name, output.bump)
+
+
+def _count(code: _Code, name: str, bump: Bump) -> None:
+    """Count in-place changes."""
+    code.line(
+        f"c = {name}._counter or {name}._version_counter(); c.value += {bump.steps}; "
+        f"c.location = {code.ref(bump.location, 'place')}"
+    )
 
 
 def _connect(
@@ -298,9 +306,9 @@ def _connect(
 ) -> None:
     """Count versions, wrap the results, assign grads, and build the returned value."""
     plan, derivative = variant.plan, variant.derivative
-    for number, steps in plan.bumps.items():
-        if steps:
-            code.line(f"{inputs[number]}._version_counter().value += {steps}")
+    for number, bump in plan.bumps.items():
+        if bump.steps:
+            _count(code, inputs[number], bump)
     if derivative is not None:
         count = derivative.computed_count
         computed = ", ".join(results[len(results) - count :]) if count else ""
@@ -313,9 +321,11 @@ def _connect(
             name = tensors[leaf.number] = f"t{leaf.number}"
             record = None
             if leaf.freed is not None:
-                freed = code.ref(variant.freed_record, "freed")
-                record = f"{freed}({leaf.freed!r}, ({''.join(f'{a}, ' for a in arguments)}))"
-                if not any(s.requires_grad for s in plan.sources if s.kind == "argument"):
+                sources = [plan.sources[n] for n in leaf.freed[1]]
+                if any(s.number >= 0 or s.kind == "grad" for s in sources):
+                    make = code.ref(variant.freed_record, "freed")
+                    record = f"{make}({leaf.freed!r}, ({''.join(f'{a}, ' for a in arguments)}))"
+                else:
                     record = code.ref(variant.freed_record(leaf.freed, ()), "freed")
             elif leaf.root >= 0:
                 record = "record"

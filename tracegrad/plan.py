@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tracegrad import pytree
-from tracegrad.derivative import CannotDifferentiateError, Joint, differentiate, inner_records
+from tracegrad.derivative import (
+    CannotDifferentiateError,
+    Joint,
+    differentiate,
+    inner_records,
+    reached_inputs,
+)
 from tracegrad.device import Device
 from tracegrad.guards import StateGuard
 from tracegrad.ir.graph import Graph
@@ -78,16 +84,23 @@ class ReadGrad(NamedTuple):
     fixed: Tensor | None
 
 
+class Bump(NamedTuple):
+    """In-place changes of a tensor: how many, and the user's line of the last one."""
+
+    steps: int
+    location: SourceLocation | None
+
+
 class Output(NamedTuple):
     """A new tensor.
 
     Attributes:
         order: the dimensions in the order in which they lie in memory; None for the usual one.
-        version: how often it was changed in place.
+        bump: how it was changed in place, after it was made.
     """
 
     order: tuple[int, ...] | None
-    version: int
+    bump: Bump
 
 
 class Leaf(NamedTuple):
@@ -96,14 +109,15 @@ class Leaf(NamedTuple):
     Attributes:
         kind: ``"new"`` (output `number`), ``"owner"`` (a tensor from outside), ``"grad"`` (the tensor that
             became grads[number]), ``"python"`` (`value`).
-        freed: name of the record whose graph a backward inside the function has consumed, or None.
+        freed: where a backward inside the function has consumed its graph, the name of its record and the
+            inputs that this led to; else None.
         root: number of the result among those that a backward from outside may start at; -1 if it is none.
     """
 
     kind: str
     number: int
     value: Any = None
-    freed: str | None = None
+    freed: tuple[str, tuple[int, ...]] | None = None
     root: int = -1
 
 
@@ -117,7 +131,7 @@ class Plan:
         spec, leaves: the structure of the returned value.
         outputs: how the new results and grads look.
         grads: (owner, output number or None for "no grad").
-        bumps: per update (input number, how often its version goes up).
+        bumps: input number -> how its version changes; all inputs that are updated are among them.
         guards: what Python looked at.
         read_grads: leaves whose grad at the start the run depends on.
         joint: the adjoint of results that require grad; None where there are none.
@@ -129,7 +143,7 @@ class Plan:
     leaves: list[Leaf]
     outputs: list[Output]
     grads: list[tuple[Owner, int | None]]
-    bumps: dict[int, int]
+    bumps: dict[int, Bump]
     guards: list[Guard]
     read_grads: list[ReadGrad]
     joint: Joint | None
@@ -173,7 +187,7 @@ class _Planner:
                 value = self.trace.builder.emit(registered("permute"), (value,), {"dims": order})
             self.values.append(value)
             self.tensors.append(tensor)
-            self.outputs.append(Output(order, tensor._version))
+            self.outputs.append(Output(order, Bump(tensor._version, _last_change(tensor))))
         return number
 
     def owner_of(self, tensor: Tensor) -> Owner:
@@ -237,9 +251,9 @@ class _Planner:
         number = self.place(leaf)
         if leaf._grad_fn is None:
             return Leaf("new", number)
-        freed = self.is_freed(leaf._grad_fn)
-        if freed:
-            return Leaf("new", number, freed=leaf._grad_fn.name())
+        if self.is_freed(leaf._grad_fn):
+            reached = reached_inputs(self.trace, leaf._grad_fn)
+            return Leaf("new", number, freed=(leaf._grad_fn.name(), reached))
         if id(leaf) not in self.roots:
             self.roots[id(leaf)] = len(self.root_tensors)
             self.root_tensors.append(leaf)
@@ -256,11 +270,11 @@ class _Planner:
             raise RefusedError("a part of the graph of a result was consumed by a backward")
         return freed
 
-    def updates(self) -> tuple[dict[int, int], dict[int, int]]:
-        """The inputs whose contents changed: output number -> input number, and version steps."""
+    def updates(self) -> tuple[dict[int, int], dict[int, Bump]]:
+        """The inputs whose contents changed: output number -> input number; and how versions go up."""
         trace = self.trace
         updates: dict[int, int] = {}
-        bumps: dict[int, int] = {}
+        bumps: dict[int, Bump] = {}
         for number, source in enumerate(trace.sources):
             if source.kind == "constant":
                 continue
@@ -275,14 +289,17 @@ class _Planner:
             if tensor._hooks or tensor._post_hooks:
                 raise RefusedError("a tensor from outside has hooks")
             value = trace.value_of(tensor)
-            if value is not trace.builder.graph.inputs[number]:
+            steps = tensor._version - trace.entry_versions.get(id(tensor), 0)
+            changed = value is not trace.builder.graph.inputs[number]
+            if changed or steps:
+                bumps[number] = Bump(steps, _last_change(tensor))
+            if changed:
                 if source.requires_grad and self.root_tensors:
                     raise RefusedError(
                         "a parameter is changed in place, and a result is differentiable"
                     )
                 updates[len(self.values)] = number
                 self.values.append(value)
-                bumps[number] = tensor._version - trace.entry_versions.get(id(tensor), 0)
         return updates, bumps
 
     def read_grads(self) -> list[ReadGrad]:
@@ -374,6 +391,10 @@ def plan(
 def _check(trace: Trace) -> None:
     if trace.failure is not None:
         raise RefusedError(*trace.failure)
+
+
+def _last_change(tensor: Tensor) -> SourceLocation | None:
+    return None if tensor._counter is None else tensor._counter.location
 
 
 def _memory_order(array: np.ndarray) -> tuple[int, ...] | None:

@@ -289,12 +289,11 @@ class Trace:
         """`tensor` was overwritten with `value`."""
         if self.failure is not None:
             return
-        new = self.value_of(value)
-        if id(tensor) not in self._known:
+        if id(tensor) not in self._known and not self._count_writes(tensor):
             # Never read, only written: still an input, whose memory the update goes to.
             self._input(tensor, "capture", -1, f"captured{len(self.sources)}")
             self.entry_versions[id(tensor)] -= 1
-        self._write(tensor, new)
+        self._write(tensor, self.value_of(value))
 
     def _write(self, tensor: Tensor, value: Value) -> None:
         counter = tensor._version_counter()

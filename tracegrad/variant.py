@@ -18,7 +18,7 @@ from tracegrad.grad_mode import state
 from tracegrad.guards import StateGuard
 from tracegrad.ir.passes import optimize
 from tracegrad.ir.program import Executable
-from tracegrad.plan import Plan
+from tracegrad.plan import Bump, Plan
 from tracegrad.tensor import Tensor, default_float, new_tensor
 
 
@@ -60,12 +60,18 @@ class Variant:
             (t._data.shape, t._data.dtype, t._requires_grad, t._grad_fn is None, type(t))
             for t in arguments
         ]
+        # Python may have looked at strides, and whether `view` works depends on them.
+        self._layouts = [layout_of(t._data) for t in arguments]
+        self._captured_layouts = [
+            layout_of(s.tensor._data) if s.kind == "capture" else None for s in plan.sources
+        ]
+        self.contiguous = not any(self._layouts) and not any(self._captured_layouts)
         self.pattern = alias_pattern(arguments)
         self.counted = tuple(counter_pattern(arguments)) if plan.bumps else ()
         self.captured = {id(s.tensor) for s in plan.sources if s.kind == "capture"}
         self.fixed = {i: t for i, t in enumerate(arguments) if id(t) in guard.tensors}
         self.attributes = sorted(guard.names - _tensor_names()) if guard.probes else []
-        self._freed: dict[str, Freed] = {}
+        self._freed: dict[Any, Freed] = {}
         self.call: Callable[[tuple[Any, ...]], Any] | None = None
 
     def accepts(self, arguments: Sequence[Tensor]) -> bool:
@@ -91,11 +97,16 @@ class Variant:
                 or any(name in tensor.__dict__ for name in self.attributes)
             ):
                 return False
+        if [layout_of(t._data) for t in arguments] != self._layouts:
+            return False
         if alias_pattern(arguments) != self.pattern:
             return False
         if self.counted and tuple(counter_pattern(arguments)) != self.counted:
             return False
-        for source, node in zip(self.plan.sources, self.plan.program.graph.inputs, strict=True):
+        nodes = self.plan.program.graph.inputs
+        for source, node, layout in zip(
+            self.plan.sources, nodes, self._captured_layouts, strict=True
+        ):
             if source.kind == "capture":
                 t = source.tensor
                 if t._base is not None:
@@ -103,6 +114,7 @@ class Variant:
                 if (
                     t._data.shape != node.shape
                     or t._data.dtype != node.dtype.np
+                    or layout_of(t._data) != layout
                     or t._requires_grad is not source.requires_grad
                     or (t._grad_fn is None) is not source.is_leaf
                     or t._hooks
@@ -137,17 +149,17 @@ class Variant:
             tensors.append(tensor)
         return tensors
 
-    def freed_record(self, name: str, arguments: Sequence[Tensor]) -> Freed:
+    def freed_record(
+        self, freed: tuple[str, tuple[int, ...]], arguments: Sequence[Tensor]
+    ) -> Freed:
         """The record of a result whose graph is consumed."""
-        leaves = [t for t in arguments if t._requires_grad]
-        if leaves:
-            return Freed(name, [*leaves, *self._captured_leaves()])
-        if name not in self._freed:
-            self._freed[name] = Freed(name, self._captured_leaves())
-        return self._freed[name]
-
-    def _captured_leaves(self) -> list[Tensor]:
-        return [s.tensor for s in self.plan.sources if s.kind == "capture" and s.requires_grad]
+        name, numbers = freed
+        sources = [self.plan.sources[number] for number in numbers]
+        if any(source.number >= 0 or source.kind == "grad" for source in sources):
+            return Freed(name, [t for n in numbers if (t := self._input(n, arguments)) is not None])
+        if freed not in self._freed:
+            self._freed[freed] = Freed(name, [source.tensor for source in sources])
+        return self._freed[freed]
 
     def make_record(
         self, tensors: list[Tensor], computed: Sequence[np.ndarray], copies: dict[int, np.ndarray]
@@ -155,8 +167,8 @@ class Variant:
         """The record of one call, after it: from its input tensors and the residuals that it computed."""
         assert self.derivative is not None
         versions = [0 if (c := t._counter) is None else c.value for t in tensors]
-        for number, steps in self.plan.bumps.items():
-            versions[number] -= steps
+        for number, bump in self.plan.bumps.items():
+            versions[number] -= bump.steps
         arrays = [t._data for t in tensors]
         return CompiledBackward(self.derivative, tensors, arrays, versions, copies, computed)
 
@@ -179,16 +191,16 @@ class Variant:
         results = self.executable.run(arrays)
         if results is None:
             return False, None
-        for number, steps in plan.bumps.items():
-            if steps:
-                tensors[number]._version_counter().value += steps
+        for number, bump in plan.bumps.items():
+            if bump.steps:
+                _count(tensors[number], bump)
         new = []
         for array, output in zip(results, plan.outputs, strict=False):
             if output.order is not None:
                 array = array.transpose(np.argsort(output.order))
             tensor = new_tensor(array)
-            if output.version:
-                tensor._version_counter().value = output.version
+            if output.bump.steps:
+                _count(tensor, output.bump)
             new.append(tensor)
         record: CompiledBackward | None = None
         if derivative is not None:
@@ -223,6 +235,18 @@ class Variant:
         return True, pytree.unflatten(plan.spec, iter(leaves))
 
 
+def layout_of(array: np.ndarray) -> tuple[int, ...] | None:
+    """The strides of an array; None where it is contiguous."""
+    return None if array.flags.c_contiguous else array.strides
+
+
+def _count(tensor: Tensor, bump: Bump) -> None:
+    """Count in-place changes."""
+    counter = tensor._version_counter()
+    counter.value += bump.steps
+    counter.location = bump.location
+
+
 def alias_pattern(tensors: Sequence[Tensor]) -> tuple[int, ...]:
     """For each tensor the number of its first occurrence."""
     first: dict[int, int] = {}
@@ -242,7 +266,7 @@ def _tensor_names() -> frozenset[str]:
     return frozenset(dir(Tensor))
 
 
-def _may_update(arrays: Sequence[np.ndarray], updated: dict[int, int]) -> bool:
+def _may_update(arrays: Sequence[np.ndarray], updated: dict[int, Bump]) -> bool:
     """Whether the arrays that will be updated are writeable and share no memory with others."""
     return all(arrays[i].flags.writeable for i in updated) and not any(
         np.may_share_memory(arrays[i], other)

@@ -69,7 +69,8 @@ def _integer_division(ufunc: Any) -> Any:
     """The ufunc, but integer division by zero raises what torch raises."""
 
     def evaluate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        if np.asarray(y).dtype.kind in "iu" and not np.all(y):
+        integers = np.asarray(x).dtype.kind in "iu" and np.asarray(y).dtype.kind in "iu"
+        if integers and not np.all(y):
             raise RuntimeError("ZeroDivisionError")
         return ufunc(x, y)
 

@@ -1320,6 +1320,27 @@ def hook_on_an_intermediate(compile: Compile) -> World:
     return World(call, [w])
 
 
+@program()
+def layout_of_an_argument(compile: Compile) -> World:
+    @compile
+    def f(x: tg.Tensor) -> Any:
+        return x * (2 if x.is_contiguous() else 3) + x.stride(0)
+
+    @compile
+    def g(x: tg.Tensor) -> Any:
+        return x.view(-1) * 1
+
+    def call(turn: int) -> Any:
+        x = data(3, 4, seed=turn)
+        given = x.t() if turn % 3 == 2 else x
+        try:
+            return f(given), g(given)
+        except RuntimeError as error:
+            return f(given), str(error)
+
+    return World(call, [])
+
+
 @program(native=None)
 def hook_on_an_argument(compile: Compile) -> World:
     @compile

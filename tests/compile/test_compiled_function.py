@@ -24,6 +24,19 @@ def square_sum(x: tg.Tensor) -> tg.Tensor:
     return (x * x).sum()
 
 
+@tg.compile
+def decorated(x: tg.Tensor) -> tg.Tensor:
+    return x * 2
+
+
+def test_shapes_in_rotation_stay_compiled() -> None:
+    f = tg.compile(backend="interpreter")(square_sum)
+    for _ in range(4):
+        for n in range(compiler.MAX_PATHS + 4):
+            assert f(tg.ones(n)).item() == n
+    assert f.stats.compilations == compiler.MAX_PATHS + 4
+
+
 def test_bare_decorator_and_options() -> None:
     @tg.compile
     def f(x: tg.Tensor) -> tg.Tensor:
@@ -226,6 +239,7 @@ def test_pickle_and_deepcopy_recompile() -> None:
     assert twin.stats.calls == 0
     assert twin(tg.ones(2)).item() == 2
 
+    assert pickle.loads(pickle.dumps(decorated)) is decorated
     restored = pickle.loads(pickle.dumps(f))
     assert restored(tg.ones(4)).item() == 4
 

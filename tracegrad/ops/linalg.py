@@ -121,7 +121,7 @@ def dot(input: Tensor, other: Tensor) -> Tensor:
             f"dot : expected both vectors to have same dtype, but found {input.type()[6:-6]} and "
             f"{other.type()[6:-6]}"
         )
-    return _sum(ew.mul(input, other))
+    return _sum(ew.mul(input, other), dtype=input.dtype)
 
 
 @composite("VdotBackward0")
