@@ -36,6 +36,7 @@ _CONST = registered("const")
 _ADD = registered("add")
 _SUB = registered("sub")
 _NEG = registered("neg")
+_BROADCAST = registered("broadcast_in_dim")
 
 
 class Saved(NamedTuple):
@@ -470,6 +471,14 @@ def without(
             return builder.full(node.shape, 0, node.dtype)
         return replaced.get(node, node)
 
+    def spread(value: Value, node: Value) -> Value:
+        """Pointwise ops broadcast their operands."""
+        if value.shape == node.shape:
+            return value
+        dims = tuple(range(node.ndim - value.ndim, node.ndim))
+        attrs = {"shape": node.shape, "dims": dims}
+        return builder.emit(_BROADCAST, (value,), attrs, node.location)
+
     for node in graph.nodes:
         linear = [x for x in node.inputs if x in carrying]
         if not linear:
@@ -480,11 +489,12 @@ def without(
         if all(x in zeros for x in linear):
             zeros.add(node)
         elif node.op is _ADD and inputs[0] in zeros:
-            replaced[node] = made(inputs[1])
+            replaced[node] = spread(made(inputs[1]), node)
         elif node.op in (_ADD, _SUB) and inputs[1] in zeros:
-            replaced[node] = made(inputs[0])
+            replaced[node] = spread(made(inputs[0]), node)
         elif node.op is _SUB and inputs[0] in zeros:
-            replaced[node] = builder.emit(_NEG, (made(inputs[1]),), {}, node.location)
+            negative = builder.emit(_NEG, (made(inputs[1]),), {}, node.location)
+            replaced[node] = spread(negative, node)
         else:
             new = Value(
                 node.op, tuple([made(x) for x in inputs]), node.attrs, node.type, node.location, node.scope,

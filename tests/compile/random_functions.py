@@ -389,6 +389,20 @@ _CHANGES = (
 )  # fmt: skip
 
 
+_BACKWARDS = (
+    "total(result).backward()", "total(result).backward()", "first(result).sum().backward()",
+    "total(result).backward(retain_graph=True); total(result).backward()",
+    "seen.append(tg.autograd.grad(total(result), world.w, allow_unused=True))",
+    "first(result).sum().backward(); total(result).backward()",
+    "f(x, y, n, k); total(result).backward()",
+)  # fmt: skip
+_TWICE = (
+    "seen.append(tg.autograd.grad(tg.autograd.grad(total(result), world.w, create_graph=True)[0].sum(), world.w, "
+    "allow_unused=True))",
+    "total(result).backward(create_graph=True); seen.append(world.v.grad)",
+)  # fmt: skip
+
+
 def _call(grower: _Grower, position: int, arguments: list[str]) -> str:
     lines = []
     for _ in range(grower.random.choice([0, 0, 1, 1, 2]) if position else 0):
@@ -403,7 +417,8 @@ def _call(grower: _Grower, position: int, arguments: list[str]) -> str:
         lines.append("result = f(x, y, n, k)")
     lines.append("seen = [x, y, x.grad if x.is_leaf else None]")
     if grower.chance(0.6):
-        if grower.chance(0.25):
+        changed = grower.chance(0.25)
+        if changed:
             lines.append(
                 grower.pick(
                     "x.detach().add_(1)",
@@ -415,16 +430,11 @@ def _call(grower: _Grower, position: int, arguments: list[str]) -> str:
                     "world.i[1] = 1",
                 )
             )
-        lines.append(
-            grower.pick(
-                "total(result).backward()", "total(result).backward()", "first(result).sum().backward()",
-                "total(result).backward(retain_graph=True); total(result).backward()",
-                "seen.append(tg.autograd.grad(total(result), world.w, allow_unused=True))",
-                "seen.append(tg.autograd.grad(tg.autograd.grad(total(result), world.w, create_graph=True)[0].sum(), world.w, allow_unused=True))",
-                "first(result).sum().backward(); total(result).backward()",
-                "f(x, y, n, k); total(result).backward()",
-            )
-        )  # fmt: skip
+        ways = [*_BACKWARDS]
+        if not changed:
+            # Differentiating twice after an in-place change of an input raises more often than in eager execution.
+            ways += _TWICE
+        lines.append(grower.random.choice(ways))
     if grower.chance(0.3):
         lines.append("for t in tensors_in(result): t.detach().add_(1)")
     return "\n".join(lines)
