@@ -28,7 +28,7 @@ from tracegrad.ir.ops.source import constant_array
 from tracegrad.ir.passes import optimize, partition
 from tracegrad.ir.program import Executable, Program
 from tracegrad.ir.types import TensorType
-from tracegrad.node import FREED_MESSAGE, Node, OpNode, modified_error
+from tracegrad.node import FREED_MESSAGE, Node, OpNode, modified_error, next_sequence
 from tracegrad.tensor import Tensor, new_tensor
 from tracegrad.tracing import Trace
 
@@ -683,14 +683,28 @@ class CompiledBackward(Node):
 
 
 class Freed(Node):
-    """The record of a result whose graph was consumed by a backward inside the compiled function."""
+    """The record of a result whose graph was consumed by a backward inside the compiled function.
 
-    __slots__ = ("_name",)
+    One is made per call where arguments are involved, so making it is lean: a new object gets its `_name`, its
+    `inputs` and a `sequence`; whatever else a record has is filled in when somebody looks.
+    """
+
+    __slots__ = ("_name", "inputs")
 
     def __init__(self, name: str, inputs: Sequence[Tensor]) -> None:
-        super().__init__(tuple([t if t._grad_fn is None else t._grad_fn for t in inputs]), None)
-        self.numbers = tuple([t._output_nr for t in inputs])
         self._name = name
+        self.inputs = inputs
+        self.sequence = next_sequence()
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in Node.__slots__:
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        sequence = self.sequence
+        edges = tuple([t if t._grad_fn is None else t._grad_fn for t in self.inputs])
+        super().__init__(edges, None)
+        self.numbers = tuple([t._output_nr for t in self.inputs])
+        self.sequence = sequence
+        return object.__getattribute__(self, name)
 
     def name(self) -> str:
         return self._name

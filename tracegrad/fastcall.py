@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracegrad import tracing
+from tracegrad.derivative import Freed
 from tracegrad.grad_mode import state
 from tracegrad.guards import same
 from tracegrad.node import hooks_added
@@ -84,6 +85,8 @@ def generate(variant: Variant, leaves: list[Any]) -> Callable[[tuple[Any, ...]],
     arguments = _check_arguments(code, variant, leaves)
     _check_captures(code, variant)
     _check_grads(code, variant, arguments)
+    for looked in variant.plan.looked:
+        code.line(f"if not {code.ref(looked.holds, 'holds')}(): return MISS")
     if variant.guard.entries:
         code.line(f"if not {code.ref(variant.guard.check, 'check')}(): return MISS")
     inputs = [_input_name(code, source, arguments) for source in variant.plan.sources]
@@ -169,7 +172,7 @@ def _input_name(code: _Code, source: Source, arguments: list[str]) -> str:
 
 def _check_grads(code: _Code, variant: Variant, arguments: list[str]) -> None:
     sources = variant.plan.sources
-    for owner, number, fixed in variant.plan.read_grads:
+    for owner, number, fixed, _ in variant.plan.read_grads:
         name = _owner_name(code, owner, arguments) + "._grad"
         if number < 0:
             code.line(f"if {name} is not None: return MISS")
@@ -255,7 +258,7 @@ def _reusable_grads(variant: Variant) -> dict[int, Owner]:
     graph = variant.executable.program.graph
     if plan.program.guards or any(node.op.name in _CHECKED_OPS for node in graph.nodes):
         return {}
-    read = {id(owner.tensor) for owner, _, _ in plan.read_grads}
+    read = {id(read.owner.tensor) for read in plan.read_grads}
     returned = {leaf.number for leaf in plan.leaves if leaf.kind == "new"}
     numbers = [number for _, number in plan.grads if number is not None]
     return {
@@ -322,7 +325,15 @@ def _connect(
             record = None
             if leaf.freed is not None:
                 sources = [plan.sources[n] for n in leaf.freed[1]]
-                if any(s.number >= 0 or s.kind == "grad" for s in sources):
+                if any(s.kind == "argument" for s in sources) and all(
+                    s.kind in ("argument", "capture") for s in sources
+                ):
+                    made_of = "".join(
+                        f"{arguments[s.number] if s.number >= 0 else code.ref(s.tensor, 'c')}, "
+                        for s in sources
+                    )
+                    record = f"{code.ref(Freed, 'Freed')}({leaf.freed[0]!r}, ({made_of}))"
+                elif any(s.number >= 0 or s.kind == "grad" for s in sources):
                     make = code.ref(variant.freed_record, "freed")
                     record = f"{make}({leaf.freed!r}, ({''.join(f'{a}, ' for a in arguments)}))"
                 else:

@@ -183,6 +183,7 @@ class Snapshot:
         self.unguardable: str | None = None
         self._ran = ran
         self._names: set[str] = set()
+        self.users_names: set[str] = set()
         self._dynamic = False
         self.probes = False
         self._codes: dict[int, CodeType] = {}
@@ -243,6 +244,8 @@ class Snapshot:
             return
         self._codes[id(code)] = code
         facts = facts_of(code)
+        if kind is USER:
+            self.users_names |= facts.attributes
         if not facts.attributes <= self._names:
             self._names |= facts.attributes
             self._revisit = True
@@ -692,6 +695,7 @@ class StateGuard:
         entries: the places and what they held.
         tensors: tensors that can be reached, by id.
         names: the attribute names that the code mentions.
+        users_names: those that the user's own code mentions.
         probes: whether the code may ask for attributes that are not there.
         check: ``check() -> bool``: whether all places hold what they held.
     """
@@ -700,6 +704,7 @@ class StateGuard:
         self.entries = list(snapshot.entries.values())
         self.tensors = snapshot.tensors
         self.names = frozenset(snapshot._names)
+        self.users_names = frozenset(snapshot.users_names)
         self.probes = snapshot.probes
         self.check = _generate_check(self.entries)
 

@@ -31,10 +31,18 @@ from tracegrad.ir.program import Program
 from tracegrad.ir.types import DType
 from tracegrad.node import Node as Record
 from tracegrad.node import OpNode
+from tracegrad.random import default_generator
 from tracegrad.size import Size
 from tracegrad.tensor import Tensor
 from tracegrad.tracing import Guard, Source, Trace
 
+_PROPERTIES = frozenset(
+    "requires_grad is_leaf grad_fn shape size dtype ndim dim numel nelement is_floating_point stride is_contiguous "
+    "contiguous itemsize element_size nbytes type is_cuda".split()
+)
+"""What code may read of a tensor without computing with it."""
+_HISTORY = frozenset({"grad_fn", "next_functions", "output_nr", "retains_grad"})
+_COUNTERS = frozenset({"_version", "_base", "_data", "_counter"})
 _CONSTANT_RESULTS = (
     int,
     float,
@@ -77,11 +85,38 @@ class ReadGrad(NamedTuple):
         owner: the leaf.
         number: the input that the grad was; -1 if there was none.
         fixed: the grad, where the function can also reach it in another way; else None.
+        layout: of the grad.
     """
 
     owner: Owner
     number: int
     fixed: Tensor | None
+    layout: tuple[int, ...] | None
+
+
+class Looked(NamedTuple):
+    """A tensor that the function can reach, but only looked at: shape, dtype and flags are as they were."""
+
+    tensor: Tensor
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    layout: tuple[int, ...] | None
+    requires_grad: bool
+    is_leaf: bool
+
+    def holds(self) -> bool:
+        """Whether it looks the same now."""
+        tensor = self.tensor
+        if tensor._base is not None:
+            tensor._renew()
+        data = tensor._data
+        return (
+            data.shape == self.shape
+            and data.dtype == self.dtype
+            and tensor._requires_grad is self.requires_grad
+            and (tensor._grad_fn is None) is self.is_leaf
+            and layout_of(data) == self.layout
+        )
 
 
 class Bump(NamedTuple):
@@ -134,6 +169,7 @@ class Plan:
         bumps: input number -> how its version changes; all inputs that are updated are among them.
         guards: what Python looked at.
         read_grads: leaves whose grad at the start the run depends on.
+        looked: further tensors that the run may depend on.
         joint: the adjoint of results that require grad; None where there are none.
     """
 
@@ -146,6 +182,7 @@ class Plan:
     bumps: dict[int, Bump]
     guards: list[Guard]
     read_grads: list[ReadGrad]
+    looked: list[Looked]
     joint: Joint | None
 
     @property
@@ -313,14 +350,40 @@ class _Planner:
             owner = self.trace.tensor_of(key)
             if entry is None:
                 if key in self.outside:
-                    found.append(ReadGrad(self.owner_of(owner), -1, None))
+                    found.append(ReadGrad(self.owner_of(owner), -1, None, None))
                 continue
             if entry._requires_grad:
                 raise RefusedError("a grad requires grad itself")
             number = inputs[id(entry)]
             is_fixed = id(entry) in self.guard.tensors
-            found.append(ReadGrad(self.owner_of(owner), number, entry if is_fixed else None))
+            fixed = entry if is_fixed else None
+            found.append(ReadGrad(self.owner_of(owner), number, fixed, layout_of(entry._data)))
         return found
+
+    def looked(self) -> list[Looked]:
+        """Tensors that are no inputs, but whose properties the code may have read."""
+        if self.guard.names.isdisjoint(_PROPERTIES):
+            return []
+        found = []
+        numbers = default_generator._key, default_generator._counter
+        for tensor in self.guard.tensors.values():
+            if id(tensor) not in self.outside and not any(tensor is t for t in numbers):
+                tensor._renew()
+                data, leaf = tensor._data, tensor._grad_fn is None
+                layout = layout_of(data)
+                found.append(
+                    Looked(tensor, data.shape, data.dtype, layout, tensor._requires_grad, leaf)
+                )
+        return found
+
+    def check_names(self) -> None:
+        """Refuse code that reads what cannot be compared at each call."""
+        if not self.guard.users_names.isdisjoint(_HISTORY):
+            tensors = [*self.guard.tensors.values(), *(s.tensor for s in self.trace.sources)]
+            if any(t._grad_fn is not None for t in tensors):
+                raise RefusedError("it can read the history of a tensor from outside")
+        if not self.guard.users_names.isdisjoint(_COUNTERS):
+            raise RefusedError("it can read how often a tensor was changed")
 
     def outside_arrays(self) -> list[np.ndarray]:
         arrays = []
@@ -355,6 +418,7 @@ def plan(
     for source in trace.sources:
         if source.kind == "capture" and id(source.tensor) not in guard.tensors:
             raise RefusedError("it uses a tensor that it finds in a place that cannot be watched")
+    planner.check_names()
     grads = planner.grads()
     grad_position = {
         id(owner.resolve(arguments)._grad): i
@@ -384,13 +448,19 @@ def plan(
         graph = graph.replace(inputs=graph.inputs[: len(trace.sources)])
     return Plan(
         Program(graph, updates, frozenset(guard_numbers)),
-        trace.sources, spec, described, planner.outputs, grads, bumps, trace.guards, read_grads, joint,
+        trace.sources, spec, described, planner.outputs, grads, bumps, trace.guards, read_grads,
+        planner.looked(), joint,
     )  # fmt: skip
 
 
 def _check(trace: Trace) -> None:
     if trace.failure is not None:
         raise RefusedError(*trace.failure)
+
+
+def layout_of(array: np.ndarray) -> tuple[int, ...] | None:
+    """The strides of an array; None where it is contiguous."""
+    return None if array.flags.c_contiguous else array.strides
 
 
 def _last_change(tensor: Tensor) -> SourceLocation | None:

@@ -18,7 +18,7 @@ from tracegrad.grad_mode import state
 from tracegrad.guards import StateGuard
 from tracegrad.ir.passes import optimize
 from tracegrad.ir.program import Executable
-from tracegrad.plan import Bump, Plan
+from tracegrad.plan import Bump, Plan, layout_of
 from tracegrad.tensor import Tensor, default_float, new_tensor
 
 
@@ -65,7 +65,9 @@ class Variant:
         self._captured_layouts = [
             layout_of(s.tensor._data) if s.kind == "capture" else None for s in plan.sources
         ]
-        self.contiguous = not any(self._layouts) and not any(self._captured_layouts)
+        self.contiguous = not any(
+            [*self._layouts, *self._captured_layouts, *(read.layout for read in plan.read_grads)]
+        )
         self.pattern = alias_pattern(arguments)
         self.counted = tuple(counter_pattern(arguments)) if plan.bumps else ()
         self.captured = {id(s.tensor) for s in plan.sources if s.kind == "capture"}
@@ -121,16 +123,18 @@ class Variant:
                     or t._post_hooks
                 ):
                     return False
-        for owner, number, fixed in self.plan.read_grads:
+        for owner, number, fixed, layout in self.plan.read_grads:
             gradient = owner.resolve(arguments)._grad
             if number < 0 or gradient is None:
                 if number >= 0 or gradient is not None:
                     return False
-            elif gradient._requires_grad or gradient is not (
-                self._input(number, arguments) if fixed is None else fixed
+            elif (
+                gradient._requires_grad
+                or gradient is not (self._input(number, arguments) if fixed is None else fixed)
+                or layout_of(gradient._data) != layout
             ):
                 return False
-        return True
+        return all(looked.holds() for looked in self.plan.looked)
 
     def _input(self, number: int, arguments: Sequence[Tensor]) -> Tensor | None:
         """The tensor that an input is read from."""
@@ -233,11 +237,6 @@ class Variant:
             else:
                 leaves.append(leaf.value)
         return True, pytree.unflatten(plan.spec, iter(leaves))
-
-
-def layout_of(array: np.ndarray) -> tuple[int, ...] | None:
-    """The strides of an array; None where it is contiguous."""
-    return None if array.flags.c_contiguous else array.strides
 
 
 def _count(tensor: Tensor, bump: Bump) -> None:
