@@ -30,7 +30,7 @@ import numpy as np
 
 from tracegrad import pytree, tracing
 from tracegrad.explanation import explain_function, show_stage
-from tracegrad.fastcall import GUARD_FAILED, MISS, generate
+from tracegrad.fastcall import MISS, generate
 from tracegrad.grad_mode import state
 from tracegrad.guards import (
     Ran,
@@ -44,7 +44,7 @@ from tracegrad.ir import config, events
 from tracegrad.ir.interpreter import InterpretedExecutable
 from tracegrad.ir.location import SourceLocation
 from tracegrad.ir.program import Executable, Program
-from tracegrad.node import Node
+from tracegrad.node import Node, hooks_added
 from tracegrad.plan import Plan, RefusedError, plan
 from tracegrad.size import Size
 from tracegrad.tensor import Tensor
@@ -55,6 +55,8 @@ MAX_VARIANTS = 64
 """The least recently used variant is dropped beyond this many."""
 MAX_PATHS = 8
 """Variants of one signature that differ only in values that Python looked at."""
+MAX_FAST_CALLS = 4
+"""So many variants are tried before the arguments are looked at."""
 MAX_MISSES = 16
 """After so many calls in a row whose guards fail in every variant the function runs eagerly, with one warning."""
 MAX_REFUSALS = 3
@@ -110,7 +112,7 @@ class CompiledFunction:
     """
 
     FIXED = frozenset(
-        "_function _name _fullgraph _backend _lock _variants _call _failed_in_a_row _missed_in_a_row "
+        "_function _name _fullgraph _backend _lock _variants _calls _failed_in_a_row _missed_in_a_row "
         "_traced_in_a_row _native_before _surprises _ran _searched _eager_because refusals stats "
         "__wrapped__ __name__ __doc__ __qualname__ __module__ __annotations__ __type_params__".split()
     )
@@ -126,7 +128,7 @@ class CompiledFunction:
         self._backend = backend
         self._lock = threading.RLock()
         self._variants: dict[Any, list[Variant]] = {}
-        self._call: Callable[[tuple[Any, ...]], Any] | None = None
+        self._calls: tuple[Callable[..., Any], ...] = ()
         self._failed_in_a_row = 0
         self._missed_in_a_row = 0
         self._traced_in_a_row = 0
@@ -145,16 +147,17 @@ class CompiledFunction:
         return _BoundCompiled(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        stats = self.stats
-        call = self._call
-        failed = None
-        if call is not None and not kwargs and not events.active:
-            result = call(args)
-            if result is not MISS:
-                if result is not GUARD_FAILED:
-                    stats.native += 1
+        if not events.active:
+            for call in self._calls:
+                result = call(args, kwargs)
+                if result is not MISS:
+                    self.stats.native += 1
                     return result
-                failed = call
+        return self._call_generally(args, kwargs)
+
+    def _call_generally(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Look through all variants, and make a new one if none applies."""
+        stats = self.stats
         if state.trace is not None:
             return self._function(*args, **kwargs)  # Part of a larger trace.
         if self._eager_because is not None or config.disable_jit.get():
@@ -178,17 +181,16 @@ class CompiledFunction:
                 for entry in variant.guard.changed()[:1]:
                     stats.guard_failures[f"Python state: {entry.name}"] += 1
             else:
-                if failed is None or variant.call is not failed:
-                    try:
-                        done, result = self._run(variant, tensors)
-                    except Exception:
-                        # Nothing was written. Python will raise this, or handle it, as it sees fit.
-                        stats.eager += 1
-                        return self._function(*args, **kwargs)
-                    if done:
-                        self._call = variant.call
-                        self._missed_in_a_row = self._traced_in_a_row = 0
-                        return result
+                try:
+                    done, result = self._run(variant, tensors)
+                except Exception:
+                    # Nothing was written. Python will raise this, or handle it, as it sees fit.
+                    stats.eager += 1
+                    return self._function(*args, **kwargs)
+                if done:
+                    self._prefer(variant)
+                    self._missed_in_a_row = self._traced_in_a_row = 0
+                    return result
                 stats.guard_failures["a value that Python looked at"] += 1
             missed = True
         stats.eager += 1
@@ -269,10 +271,9 @@ class CompiledFunction:
             self._refuse(f"internal error: {type(error).__name__}: {error}", None, final=False)
         else:
             self._failed_in_a_row = self._surprises = 0
-            if not kwargs and spec_is_flat(key[0]) and variant.contiguous:
-                variant.call = generate(variant, leaves)
+            variant.call = generate(variant, leaves, key[0])
             self._add(key, variant)
-            self._call = variant.call
+            self._prefer(variant)
         self.stats.compile_seconds += time.perf_counter() - begin
         return returned
 
@@ -328,6 +329,14 @@ class CompiledFunction:
         made = plan(trace, returned, tensors, guard, kept | before.containers.keys())
         _refuse_leaks(trace, returned, made)
         return Variant(made, guard, tensors, grad_enabled, self._compile)
+
+    def _prefer(self, variant: Variant) -> None:
+        """Try this variant first at the next call, by its fast call, and the latest others after it."""
+        call = variant.call
+        if call is not None:
+            variant.known_hooks[0] = hooks_added[0]
+            others = [other for other in self._calls if other is not call]
+            self._calls = (call, *others[: MAX_FAST_CALLS - 1])
 
     def _add(self, key: Any, variant: Variant) -> None:
         with self._lock:
@@ -408,7 +417,7 @@ class CompiledFunction:
         """Forget all variants and the decision to run eagerly."""
         with self._lock:
             self._variants.clear()
-            self._call = None
+            self._calls = ()
             self._eager_because = None
             self._failed_in_a_row = self._missed_in_a_row = self._traced_in_a_row = (
                 self._surprises
@@ -489,12 +498,6 @@ def _explained(roots: list[Any]) -> set[int]:
             stack += item.edges
             stack += getattr(item, "saved", None) or ()
     return seen
-
-
-def spec_is_flat(spec: Any) -> bool:
-    """Whether the arguments are positional and none is a container."""
-    _, _, (positional, _) = spec
-    return all(child is None for child in positional[2])
 
 
 class _BoundCompiled:

@@ -46,12 +46,23 @@ class Saved(NamedTuple):
         kind: ``"input"``, or ``"output"`` for a root; and its number.
         version: of an input when it was saved, counted from the start of the call.
         shape: of what was saved, which may be a view.
+        origin: the name of the record that this view came from; None if it is the input or output itself.
     """
 
     kind: str
     number: int
     version: int
     shape: tuple[int, ...]
+    origin: Named | None
+
+
+class Named(NamedTuple):
+    """Stands for a record in messages."""
+
+    record_name: str
+
+    def name(self) -> str:
+        return self.record_name
 
 
 class Step(NamedTuple):
@@ -270,10 +281,12 @@ def _steps(
                 found = visible.get(id(x)) or visible.get(id(x._counter))
                 if found is not None:
                     kind, number, begin = found
-                    saved.append(Saved(kind, number, version - begin, x._data.shape))
+                    inner = x._grad_fn is not None and x._grad_fn.sequence >= trace.begin
+                    origin = Named(x._grad_fn.name()) if inner and id(x) not in visible else None
+                    saved.append(Saved(kind, number, version - begin, x._data.shape, origin))
         out = record.saved_out
         if out is not None and id(out) in outputs:
-            saved.append(Saved("output", outputs[id(out)], 0, out.shape))
+            saved.append(Saved("output", outputs[id(out)], 0, out.shape, None))
         keeps = bool(record.saved) or out is not None
         steps.append(Step(tuple(edges), keeps, tuple(saved), record.name(), record.location))
     return steps, [numbers[root._grad_fn] for root in roots if root._grad_fn is not None]
@@ -301,6 +314,9 @@ class Derivative:
     Attributes:
         joint: where it comes from.
         outputs: per root the number of the program's output.
+        order: per residual whether it is an input, and its number among the inputs or the computed ones.
+        root_count: how many roots there are.
+        has_non_leaves: whether an input that requires grad has a history.
         program: the forward half: the program with residuals as further results.
         executable: the forward half, compiled.
         computed_count: how many residuals the forward half returns.
@@ -317,9 +333,12 @@ class Derivative:
         program: Program,
         outputs: list[int],
         bumps: Iterable[int],
+        has_non_leaves: bool,
         compile_program: Callable[[Program], Executable],
     ) -> None:
         self.joint = joint
+        self.root_count = len(joint.roots)
+        self.has_non_leaves = has_non_leaves
         self.outputs = outputs
         self._compile = compile_program
         primal = program.graph.outputs
@@ -330,10 +349,10 @@ class Derivative:
         halves = partition(both, len(primal), both.inputs[len(inputs) :])
         positions = {node: i for i, node in enumerate(inputs)}
         computed = [node for node in halves.residuals if node not in positions]
-        self._order: list[tuple[bool, int]] = []
+        self.order: list[tuple[bool, int]] = []
         for node in halves.residuals:
             is_input = node in positions
-            self._order.append((is_input, positions[node] if is_input else computed.index(node)))
+            self.order.append((is_input, positions[node] if is_input else computed.index(node)))
         self.computed_count = len(computed)
         forward = halves.forward.replace(
             outputs=[*halves.forward.outputs[: len(primal)], *computed]
@@ -341,39 +360,41 @@ class Derivative:
         self.program = Program(forward, program.updates, program.guards)
         self.executable = compile_program(self.program)
         self._backward_graph = halves.backward
-        self._backward: dict[frozenset[int], tuple[Executable, list[bool]]] = {}
+        self._backward: dict[frozenset[int], _Half] = {}
         self._replayed: dict[Any, tuple[Graph, list[bool]]] = {}
         saved = {s for step in joint.steps for s in step.saved}
         self.watched = sorted({(s.number, s.version) for s in saved if s.kind == "input"})
         self.watched_outputs = sorted({s.number for s in saved if s.kind == "output"})
-        kept = {i for is_input, i in self._order if is_input}
+        kept = {i for is_input, i in self.order if is_input}
         read = _inputs_read(joint.graph)
         watched = {number for number, _ in self.watched}
         self.copied = sorted((kept - watched) | ({*bumps} & (kept | read)))
         self.read = sorted(read & {*range(len(inputs))})
 
     def residuals(
-        self, inputs: Sequence[np.ndarray], computed: Sequence[np.ndarray]
+        self,
+        inputs: Sequence[np.ndarray],
+        computed: Sequence[np.ndarray],
+        copies: dict[int, np.ndarray],
     ) -> list[np.ndarray]:
         """The arrays that the backward half takes, in order."""
-        return [inputs[i] if is_input else computed[i] for is_input, i in self._order]
+        return [
+            (copies.get(i, inputs[i]) if copies else inputs[i]) if is_input else computed[i]
+            for is_input, i in self.order
+        ]
 
     def run_backward(
         self, residuals: list[np.ndarray], cotangents: Sequence[np.ndarray | None]
     ) -> list[np.ndarray | None]:
         """The gradients. Cotangents that are None do not come in at all, as in eager execution."""
-        absent = frozenset(k for k, ct in enumerate(cotangents) if ct is None)
-        compiled = self._backward.get(absent)
-        if compiled is None:
+        absent = frozenset([k for k, ct in enumerate(cotangents) if ct is None])
+        half = self._backward.get(absent)
+        if half is None:
             graph, there = self._with(self._backward_graph, absent)
             executable = self._compile(Program(optimize(graph) if absent else graph))
-            compiled = self._backward[absent] = executable, there
-        executable, there = compiled
-        results = executable.run(
-            [*residuals, *(self._zeros(k) if ct is None else ct for k, ct in enumerate(cotangents))]
-        )
-        assert results is not None
-        return [array if known else None for array, known in zip(results, there, strict=True)]
+            half = self._backward[absent] = _Half(executable, there)
+        given = [self._zeros(k) if ct is None else ct for k, ct in enumerate(cotangents)]
+        return half.run([*residuals, *given])
 
     def _with(self, graph: Graph, absent: frozenset[int]) -> tuple[Graph, list[bool]]:
         if not absent:
@@ -417,7 +438,7 @@ class Derivative:
         graph, _ = self._with(self._backward_graph, absent)
         outputs = [node for node, used in zip(graph.outputs, needed, strict=True) if used]
         reachable = graph.reachable_from(outputs)
-        residuals = zip(graph.inputs, self._order, strict=False)
+        residuals = zip(graph.inputs, self.order, strict=False)
         return {number for node, (is_input, number) in residuals if is_input and node in reachable}
 
     def visited(self, present: Sequence[bool], needed: Sequence[bool]) -> list[int]:
@@ -437,6 +458,35 @@ class Derivative:
                     if e >= 0:
                         reached[e] = True
         return found
+
+
+class _Half:
+    """A compiled backward half.
+
+    Attributes:
+        there: for each gradient whether anything reaches it.
+    """
+
+    def __init__(self, executable: Executable, there: list[bool]) -> None:
+        self.there = there
+        self._executable = executable
+        outputs = executable.program.graph.outputs
+        self._types = [(node.shape, node.dtype.np) for node in outputs]
+        self._entry = None
+        if not getattr(executable, "arena_bytes", 1):
+            self._entry = getattr(executable, "entry", None)
+
+    def run(self, arrays: list[np.ndarray]) -> list[np.ndarray | None]:
+        """The gradients."""
+        results: list[np.ndarray] | None = None
+        if self._entry is not None:
+            results = [np.empty(shape, dtype) for shape, dtype in self._types]
+            if self._entry(*arrays, *results):
+                results = None  # It takes contiguous arrays only.
+        if results is None:
+            results = self._executable.run(arrays)
+        assert results is not None
+        return [array if known else None for array, known in zip(results, self.there, strict=True)]
 
 
 def _inputs_read(graph: Graph) -> set[int]:
@@ -543,35 +593,14 @@ class CompiledBackward(Node):
         "versions",
     )
 
-    def __init__(
-        self,
-        derivative: Derivative,
-        tensors: list[Tensor],
-        arrays: Sequence[np.ndarray],
-        versions: list[int],
-        copies: dict[int, np.ndarray],
-        computed: Sequence[np.ndarray],
-    ) -> None:
-        joint = derivative.joint
-        edges: list[Any] = []
-        numbers: list[int] = []
-        for number, reached in zip(joint.wrt, joint.reached, strict=True):
-            tensor = tensors[number]
-            edges.append((tensor._grad_fn or tensor) if reached else None)
-            numbers.append(tensor._output_nr)
-        super().__init__(tuple(edges), None)
-        self.numbers = tuple(numbers)
-        self.derivative = derivative
-        self.outputs = len(joint.roots)
-        self.tensors: list[Tensor] | None = tensors
-        if copies:
-            arrays = [copies.get(i, array) for i, array in enumerate(arrays)]
-        self.residuals: list[np.ndarray] | None = derivative.residuals(arrays, computed)
-        self.versions = versions
-        self.copies = copies
-        self.counters: dict[int, tuple[Any, int]] = {}
-        self.freed: set[int] | None = None
-        self._last: tuple[list[bool], Sequence[bool]] = [], ()
+    derivative: Derivative
+    tensors: list[Tensor] | None
+    residuals: list[np.ndarray] | None
+    versions: Sequence[int]
+    copies: dict[int, np.ndarray]
+    counters: dict[int, tuple[Any, int]]
+    freed: set[int] | None
+    _last: tuple[list[bool], Sequence[bool]]
 
     def name(self) -> str:
         """That of the record of the result in eager execution, where there is one."""
@@ -633,19 +662,23 @@ class CompiledBackward(Node):
     def _check_saved(self, saved: Saved, step: Step) -> None:
         assert self.tensors is not None
         reader: Any = step
+        origin: Any = saved.origin
         if saved.kind == "input":
             tensor = self.tensors[saved.number]
             expected = self.versions[saved.number] + saved.version
-            if tensor._version != expected:
-                shown = np.broadcast_to(np.zeros((), tensor._data.dtype), saved.shape)
-                record = tensor._grad_fn if saved.shape == tensor._data.shape else None
-                raise modified_error(shown, record, tensor._version_counter(), expected, reader)
+            if tensor._version == expected:
+                return
+            if origin is None and saved.shape == tensor._data.shape:
+                origin = tensor._grad_fn
+            dtype, counter = tensor._data.dtype, tensor._version_counter()
         else:
-            counter, version = self.counters[saved.number]
-            if counter.value != version:
-                type = self.derivative.type_of_root(saved.number)
-                shown = np.broadcast_to(np.zeros((), type.dtype.np), saved.shape)
-                raise modified_error(shown, self, counter, version, reader)
+            counter, expected = self.counters[saved.number]
+            if counter.value == expected:
+                return
+            origin = origin or self
+            dtype = self.derivative.type_of_root(saved.number).dtype.np
+        shown = np.broadcast_to(np.zeros((), dtype), saved.shape)
+        raise modified_error(shown, origin, counter, expected, reader)
 
     def _inputs(self) -> list[Tensor]:
         """The inputs as the call saw them."""
@@ -680,6 +713,49 @@ class CompiledBackward(Node):
                 return
         self.residuals = None
         self.tensors = None
+
+
+def new_record(
+    derivative: Derivative,
+    tensors: list[Tensor],
+    edges: tuple[Any, ...],
+    versions: Sequence[int],
+    copies: dict[int, np.ndarray],
+    residuals: list[np.ndarray],
+) -> CompiledBackward:
+    """The record of one call. Hot: does nothing but assign.
+
+    Args:
+        tensors: the inputs.
+        edges: for each input that requires grad its record, or the leaf itself; None where not reached.
+        versions: of the inputs when the call began; those that nobody asks for may be 0.
+        copies: what copied inputs held, by number.
+        residuals: in the order of the backward half.
+    """
+    node = _new(CompiledBackward)
+    node.edges = edges
+    node.numbers = None
+    node.code = None
+    node.instruction = -1
+    node.sequence = next_sequence()
+    node.composite = node.tensor_hooks = node.pre_hooks = node.post_hooks = None
+    node.retained = node._metadata = None
+    node.derivative = derivative
+    node.outputs = derivative.root_count
+    node.tensors = tensors
+    node.residuals = residuals
+    node.versions = versions
+    node.copies = copies
+    node.counters = {}
+    node.freed = None
+    node._last = _NOTHING
+    if derivative.has_non_leaves:
+        node.numbers = tuple([tensors[number]._output_nr for number in derivative.joint.wrt])
+    return node
+
+
+_new: Any = object.__new__
+_NOTHING: tuple[list[bool], Sequence[bool]] = [], ()
 
 
 class Freed(Node):

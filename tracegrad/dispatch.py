@@ -434,15 +434,14 @@ def _put_back(view: Tensor, value: Tensor) -> Tensor:
 def overwritten(x: Tensor, value: Tensor) -> Tensor:
     """`value` with a history in which it replaces `x`: gradients to `x` are zero, to `value` they are handed on."""
     value._renew()
-    out = new_tensor(value._data)
     shape = value._data.shape
     attrs = {"start": (0,) * len(shape), "sizes": shape, "stride": (1,) * len(shape)}
-    record(_slice_update, (x, value), attrs, out)
+    if state.trace is not None:
+        out = apply(_slice_update, (x, value), attrs)
+    else:
+        out = new_tensor(value._data)
+        record(_slice_update, (x, value), attrs, out)
     shown_as(out, "CopyBackwards", x, value)
-    trace = state.trace
-    if trace is not None and trace.failure is None:
-        trace.alias(out, value)
-        trace.records[out._grad_fn] = trace.value_of(value)
     return out
 
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracegrad import tracing
-from tracegrad.derivative import Freed
+from tracegrad.derivative import Freed, new_record
 from tracegrad.grad_mode import state
-from tracegrad.guards import same
+from tracegrad.guards import CHECK_NAMES, same, tests_of
 from tracegrad.node import hooks_added
+from tracegrad.random import default_generator
 from tracegrad.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
     from tracegrad.variant import Variant
 
 MISS: Any = type("Miss", (), {"__repr__": lambda self: "MISS", "__slots__": ()})()
-"""The variant does not apply to this call, or its entry refused the arrays."""
-GUARD_FAILED: Any = type(
-    "GuardFailed", (), {"__repr__": lambda self: "GUARD_FAILED", "__slots__": ()}
-)()
-"""The variant applies, but a guard on values failed; nothing was written."""
+"""The variant does not apply to this call, its guards on values failed, or its entry refused the arrays; nothing
+was written."""
+
+_MANY_ENTRIES = 100
+"""More guards on Python state than this are compared by a function of their own."""
 
 # Programs with these ops can fail half-way through the results, so results are not written over old grads.
 _CHECKED_OPS = frozenset(
@@ -48,6 +49,7 @@ class _Code:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.names: dict[str, Any] = {}
+        self.variables = 0
         self._by_id: dict[int, str] = {}
 
     def line(self, text: str, indent: int = 1) -> None:
@@ -63,53 +65,104 @@ class _Code:
         return name
 
 
-def generate(variant: Variant, leaves: list[Any]) -> Callable[[tuple[Any, ...]], Any] | None:
-    """The fast call of a variant: ``call(args)`` returns the result, `MISS` or `GUARD_FAILED`.
+def generate(variant: Variant, leaves: list[Any], spec: Any) -> Callable[..., Any] | None:
+    """The fast call of a variant: ``call(args, kwargs)`` returns the result, or `MISS`.
 
     Args:
-        variant: has been called with exactly these positional arguments.
-        leaves: tensors and plain Python values.
+        variant: has been called with these arguments.
+        leaves: tensors, plain Python values, and other objects.
+        spec: the containers around them.
 
     Returns:
         None where the variant has no native entry.
     """
     executable: Any = variant.executable
-    if getattr(executable, "entry", None) is None:
+    if getattr(executable, "entry", None) is None or not variant.contiguous:
         return None
     code = _Code()
+    code.names.update(CHECK_NAMES)
     code.names.update(
-        state=state, MISS=MISS, GUARD_FAILED=GUARD_FAILED, empty=np.empty, same=same, entry=executable.entry,
-        refcount=sys.getrefcount, make=object.__new__, Tensor=Tensor, active=tracing.active,
-        tensors=sys.modules[Tensor.__module__], hooks=hooks_added,
+        state=state, MISS=MISS, empty=np.empty, same=same, entry=executable.entry, refcount=sys.getrefcount,
+        make=object.__new__, Tensor=Tensor, active=tracing.active, tensors=sys.modules[Tensor.__module__],
+        hooks=hooks_added, known_hooks=variant.known_hooks, new_record=new_record,
     )  # fmt: skip
-    arguments = _check_arguments(code, variant, leaves)
+    arguments = _check_arguments(code, variant, leaves, spec)
     _check_captures(code, variant)
     _check_grads(code, variant, arguments)
     for looked in variant.plan.looked:
         code.line(f"if not {code.ref(looked.holds, 'holds')}(): return MISS")
-    if variant.guard.entries:
-        code.line(f"if not {code.ref(variant.guard.check, 'check')}(): return MISS")
+    _check_state(code, variant)
     inputs = [_input_name(code, source, arguments) for source in variant.plan.sources]
     copies = _copy_inputs(code, variant, inputs)
     results = _call_entry(code, variant, arguments, inputs)
     _connect(code, variant, arguments, inputs, results, copies)
-    source = "def call(args):\n" + "\n".join(code.lines) + "\n"
+    source = "def call(args, kwargs):\n" + "\n".join(code.lines) + "\n"
     exec(compile(source, f"<fast call of {variant.plan.program.graph.name}>", "exec"), code.names)
     call = code.names["call"]
     call.source = source
     return call
 
 
-def _check_arguments(code: _Code, variant: Variant, leaves: list[Any]) -> list[str]:
+def _check_state(code: _Code, variant: Variant) -> None:
+    """Compare the plain Python state."""
+    entries = variant.guard.entries
+    if len(entries) > _MANY_ENTRIES:
+        code.line(f"if not {code.ref(variant.guard.check, 'check')}(): return MISS")
+    elif entries:
+        tests = tests_of(entries, code.names)
+        code.line("try:")
+        code.line(f"if not ({' and '.join(tests)}): return MISS", 2)
+        code.line("except Exception: return MISS")
+
+
+def _unpack(code: _Code, spec: Any, value: str, names: list[str]) -> None:
+    """Take containers apart as they were; the names of the leaves are added to `names`."""
+    if spec is None:
+        names.append(value)
+        return
+    kind, keys, children = spec
+    if kind is dict:
+        if keys:
+            code.line(
+                f"if {value}.__class__ is not dict or [*{value}] != {code.ref([*keys], 'keys')}: return MISS"
+            )
+        else:
+            code.line(f"if {value}.__class__ is not dict or {value}: return MISS")
+        parts = [f"{value}[{code.ref(key, 'key')}]" for key in keys]
+    else:
+        cls = {list: "list", tuple: "tuple"}.get(kind) or code.ref(kind, "cls")
+        code.line(
+            f"if {value}.__class__ is not {cls} or len({value}) != {len(children)}: return MISS"
+        )
+        parts = [f"{value}[{i}]" for i in range(len(children))]
+    for child, part in zip(children, parts, strict=True):
+        code.variables += 1
+        name = f"a{code.variables}"
+        code.line(f"{name} = {part}")
+        _unpack(code, child, name, names)
+
+
+def _check_arguments(code: _Code, variant: Variant, leaves: list[Any], spec: Any) -> list[str]:
     """Unpack and compare the arguments; returns the names of the tensors among them."""
-    names = [f"a{i}" for i in range(len(leaves))]
-    code.line(f"if len(args) != {len(leaves)}: return MISS")
-    if names:
-        code.line(f"{', '.join(names)}, = args")
+    _, _, ((_, _, positional), (_, keywords, by_name)) = spec
+    code.line(f"if len(args) != {len(positional)}{'' if keywords else ' or kwargs'}: return MISS")
+    variables = [f"a{i}" for i in range(len(positional))]
+    code.variables = len(variables)
+    if variables:
+        code.line(f"{', '.join(variables)}, = args")
+    if keywords:
+        code.line(f"if [*kwargs] != {code.ref([*keywords], 'keys')}: return MISS")
+    for key in keywords:
+        code.variables += 1
+        variables.append(f"a{code.variables}")
+        code.line(f"{variables[-1]} = kwargs[{key!r}]")
+    names: list[str] = []
+    for child, variable in zip((*positional, *by_name), variables, strict=True):
+        _unpack(code, child, variable, names)
     grad_enabled, default = variant.modes
-    # A trace in any thread, or a hook registered since we were made, and the general way has a closer look.
+    # A trace in any thread, or a hook registered since we were looked at, and the general way looks closer.
     code.line(
-        f"if active[0] or hooks[0] != {hooks_added[0]} or state.grad is not {grad_enabled} "
+        f"if active[0] or hooks[0] != known_hooks[0] or state.grad is not {grad_enabled} "
         f"or tensors._default_float is not {code.ref(default, 'dtype')}: return MISS"
     )
     found: list[str] = []
@@ -128,13 +181,25 @@ def _check_arguments(code: _Code, variant: Variant, leaves: list[Any]) -> list[s
     if variant.counted:
         counters = "({0}._counter or {0}) {op} ({1}._counter or {1})"
         _check_pattern(code, variant.counted, found, counters)
-    reachable = set(variant.guard.tensors) | variant.captured
-    for i, name in enumerate(found):
-        if i in variant.fixed:
-            code.line(f"if {name} is not {code.ref(variant.fixed[i], 'f')}: return MISS")
-        elif reachable:
-            code.line(f"if id({name}) in {code.ref(reachable, 'ids')}: return MISS")
+    _check_identities(code, variant, found)
     return found
+
+
+def _check_identities(code: _Code, variant: Variant, names: list[str]) -> None:
+    """Tensors that the function can also reach by itself must not come as arguments, or must again."""
+    inputs = [source.tensor for source in variant.plan.sources if source.kind == "capture"]
+    reachable = {id(t): t for t in (*inputs, *variant.guard.tensors.values())}
+    for t in (default_generator._key, default_generator._counter):
+        if id(t) not in variant.captured:
+            reachable.pop(id(t), None)
+    for i, name in enumerate(names):
+        if i in variant.fixed:
+            code.line(f"if {name} is not {code.ref(variant.fixed[i], 'c')}: return MISS")
+        elif len(reachable) > 4:
+            code.line(f"if id({name}) in {code.ref(frozenset(reachable), 'ids')}: return MISS")
+        elif reachable:
+            tests = [f"{name} is {code.ref(t, 'c')}" for t in reachable.values()]
+            code.line(f"if {' or '.join(tests)}: return MISS")
 
 
 def _check_flags(code: _Code, name: str, requires_grad: bool, is_leaf: bool) -> None:
@@ -234,7 +299,7 @@ def _call_entry(
         code.line(f"{arenas}.append(m)")
     else:
         code.line(f"status = entry({', '.join(passed)})")
-    code.line("if status: return GUARD_FAILED if status == 1 else MISS")
+    code.line("if status: return MISS")
     return results
 
 
@@ -280,8 +345,8 @@ def aligned_arena(size: int) -> np.ndarray:
 
 def _make_tensor(code: _Code, name: str, array: str, output: Output, record: str | None) -> None:
     """Inlined ``new_tensor``."""
-    if output.order is not None:
-        array = f"{array}.transpose({tuple(np.argsort(output.order).tolist())!r})"
+    if output.order is not None or output.expanded is not None:
+        array = f"{code.ref(output.view, 'view')}({array})"
     grad_fn, requires_grad = (record, True) if record else ("None", False)
     code.line(
         f"{name} = make(Tensor); {name}._data = {array}; {name}._requires_grad = {requires_grad}; "
@@ -299,6 +364,37 @@ def _count(code: _Code, name: str, bump: Bump) -> None:
     )
 
 
+def _make_record(
+    code: _Code, variant: Variant, inputs: list[str], results: list[str], copies: str
+) -> None:
+    """The record of the call: `Variant.make_record`, inlined."""
+    plan, derivative = variant.plan, variant.derivative
+    assert derivative is not None
+    first = len(results) - derivative.computed_count
+    residuals = []
+    for is_input, number in derivative.order:
+        if not is_input:
+            residuals.append(results[first + number])
+        elif number in derivative.copied:
+            residuals.append(f"k{number}")
+        else:
+            residuals.append(f"{inputs[number]}._data")
+    edges = []
+    for number, reached in zip(derivative.joint.wrt, derivative.joint.reached, strict=True):
+        name = inputs[number] if plan.sources[number].is_leaf else f"{inputs[number]}._grad_fn"
+        edges.append(name if reached else "None")
+    wanted = {number for number, _ in derivative.watched} | {*derivative.read}
+    versions = []
+    for number, name in enumerate(inputs):
+        steps = plan.bumps[number].steps if number in plan.bumps else 0
+        version = f"(0 if {name}._counter is None else {name}._counter.value)"
+        versions.append((f"{version} - {steps}" if steps else version) if number in wanted else "0")
+    code.line(
+        f"record = new_record({code.ref(derivative, 'derivative')}, [{', '.join(inputs)}], "
+        f"({''.join(f'{e}, ' for e in edges)}), [{', '.join(versions)}], {copies}, [{', '.join(residuals)}])"
+    )
+
+
 def _connect(
     code: _Code,
     variant: Variant,
@@ -313,11 +409,7 @@ def _connect(
         if bump.steps:
             _count(code, inputs[number], bump)
     if derivative is not None:
-        count = derivative.computed_count
-        computed = ", ".join(results[len(results) - count :]) if count else ""
-        code.line(
-            f"record = {code.ref(variant.make_record, 'record')}([{', '.join(inputs)}], [{computed}], {copies})"
-        )
+        _make_record(code, variant, inputs, results, copies)
     tensors: dict[int, str] = {}
     for leaf in plan.leaves:
         if leaf.kind == "new" and leaf.number not in tensors:

@@ -399,7 +399,7 @@ class Snapshot:
         if kind is not USER:
             return
         self.entry("attribute", function, "__code__", code, f"{name}.__code__")
-        if code.co_argcount:
+        if function.__defaults__ is not None:
             self.entry(
                 "attribute",
                 function,
@@ -407,7 +407,7 @@ class Snapshot:
                 function.__defaults__,
                 f"the defaults of {name}",
             )
-        if code.co_kwonlyargcount:
+        if function.__kwdefaults__ is not None:
             self.entry(
                 "attribute",
                 function,
@@ -757,49 +757,52 @@ def guard_of(
 
 def _generate_check(entries: list[Entry]) -> Callable[[], bool]:
     """Compile the comparison of all entries into one Python function: about 20 ns per place."""
-    space: dict[str, Any] = {
-        "same": same, "same_items": same_items, "bytes_of": _bytes_of, "dumps": marshal.dumps, "MISSING": _MISSING,
-        "_len": len, "_getattr": getattr,
-    }  # fmt: skip
+    space = dict(CHECK_NAMES)
+    tests = tests_of(entries, space)
     lines = ["def check():", "    try:", "        return ("]
-    for number, entry in enumerate(entries):
-        c, k, v = f"c{number}", f"k{number}", f"v{number}"
-        space[c], space[k], space[v] = entry.container, entry.key, entry.value
-        if isinstance(entry.key, (str, int)) and type(entry.key) in (str, int):
-            k = repr(entry.key)
-        test = _TESTS.get(entry.kind)
-        if entry.kind == "keys" and not entry.value:
-            test = "not {c}"  # Most tables of hooks and buffers are empty.
-        if test is not None:
-            lines.append("            " + test.format(c=c, k=k, v=v) + " and")
-            continue
-        read = {"item": f"{c}[{k}]", "cell": f"{c}.cell_contents", "attribute": f"{c}.{entry.key}"}[
-            entry.kind
-        ]
-        if entry.value is _MISSING:
-            test = (
-                f"{c}.cell_contents is MISSING"
-                if entry.kind == "cell"
-                else f"_getattr({c}, {k}, MISSING) is MISSING"
-            )
-            lines.append(f"            {test if entry.kind != 'cell' else f'is_empty({c})'} and")
-        elif not isinstance(entry.value, (bool, type(None))) and (
-            type(entry.value) in _PLAIN_TYPES or isinstance(entry.value, np.generic)
-        ):
-            lines.append(f"            ((x := {read}) is {v} or same(x, {v})) and")
-        else:
-            lines.append(f"            {read} is {v} and")
-    lines += ["            True)", "    except Exception:"]
-    lines += ["        return False"]
-    space["is_empty"] = _is_empty
+    lines += [f"            {test} and" for test in tests]
+    lines += ["            True)", "    except Exception:", "        return False"]
     exec(compile("\n".join(lines), "<guards>", "exec"), space)
     return space["check"]
+
+
+def tests_of(entries: Iterable[Entry], space: dict[str, Any]) -> list[str]:
+    """Python expressions that are true while the places hold what they held.
+
+    They raise an exception where a place is not there any more.
+
+    Args:
+        space: the namespace in which they will be evaluated; what they need is added to `CHECK_NAMES`.
+    """
+    tests = []
+    for number, entry in enumerate(entries):
+        c, k, v = f"gc{number}", f"gk{number}", f"gv{number}"
+        space[c], space[k], space[v] = entry.container, entry.key, entry.value
+        if type(entry.key) in (str, int):
+            k = repr(entry.key)
+        template = _TESTS.get(entry.kind)
+        if entry.kind == "keys" and not entry.value:
+            template = "not {c}"  # Most tables of hooks and buffers are empty.
+        elif entry.value is _MISSING:
+            template = "is_empty({c})" if entry.kind == "cell" else "is_missing({c}, {k})"
+        if template is None:
+            read = {"item": f"{c}[{k}]", "cell": f"{c}.cell_contents"}.get(
+                entry.kind, f"{c}.{entry.key}"
+            )
+            if entry.value is None or isinstance(entry.value, bool):
+                template = f"{read} is {entry.value}"
+            elif type(entry.value) in _PLAIN_TYPES or isinstance(entry.value, np.generic):
+                template = f"((x := {read}) is {v} or same(x, {v}))"
+            else:
+                template = f"{read} is {v}"
+        tests.append(template.format(c=c, k=k, v=v))
+    return tests
 
 
 _TESTS = {
     "absent": "{k} not in {c}",
     "keys": "[*{c}] == {v}",
-    "length": "_len({c}) == {v}",
+    "length": "length({c}) == {v}",
     "items": "same_items({c}, {v})",
     "members": "{c} == {v}",
     "bytes": "bytes_of({c}) == {v}",
@@ -813,3 +816,14 @@ def _is_empty(cell: Any) -> bool:
     except ValueError:
         return True
     return False
+
+
+def _is_missing(container: Any, key: str) -> bool:
+    return getattr(container, key, _MISSING) is _MISSING
+
+
+CHECK_NAMES: dict[str, Any] = {
+    "same": same, "same_items": same_items, "bytes_of": _bytes_of, "dumps": marshal.dumps, "length": len,
+    "is_empty": _is_empty, "is_missing": _is_missing,
+}  # fmt: skip
+"""What the expressions of `tests_of` refer to."""

@@ -130,6 +130,7 @@ class Observer:
         self.refusal: tuple[str, SourceLocation | None] | None = None
         self._kinds: dict[int, str] = {}
         self._keep: list[CodeType] = []
+        self._watching = False
         self._suspended = False
         self._collecting = False
         self._restore: Callable[[], None] | None = None
@@ -144,10 +145,12 @@ class Observer:
         # Callbacks of the garbage collector are no part of the function.
         self._collecting = gc.isenabled()
         gc.disable()
+        self._watching = True
         sys.setprofile(self._event)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self._watching = False
         sys.setprofile(None)
         if self._collecting:
             gc.enable()
@@ -156,13 +159,13 @@ class Observer:
 
     def resume(self) -> None:
         """Look again, after an operation on tensors was done."""
-        if self._suspended:
+        if self._suspended and self._watching:
             self._suspended = False
             sys.setprofile(self._event)
 
     def suspend(self) -> None:
         """Look away until `resume`: only our own code runs now."""
-        if _ONE_PROFILER and not self._suspended:
+        if _ONE_PROFILER and self._watching and not self._suspended:
             self._suspended = True
             sys.setprofile(None)
 

@@ -131,11 +131,19 @@ class Output(NamedTuple):
 
     Attributes:
         order: the dimensions in the order in which they lie in memory; None for the usual one.
+        expanded: its shape, where it repeats a smaller array without copies; else None.
         bump: how it was changed in place, after it was made.
     """
 
     order: tuple[int, ...] | None
+    expanded: tuple[int, ...] | None
     bump: Bump
+
+    def view(self, array: np.ndarray) -> np.ndarray:
+        """What the tensor shows of the array that the program returns."""
+        if self.order is not None:
+            array = array.transpose(np.argsort(self.order))
+        return array if self.expanded is None else np.broadcast_to(array, self.expanded)
 
 
 class Leaf(NamedTuple):
@@ -219,13 +227,30 @@ class _Planner:
         if number is None:
             number = self.placed[id(tensor)] = len(self.values)
             value = self.trace.value_of(tensor)
-            order = _memory_order(tensor._data)
+            array, expanded = tensor._data, None
+            if array.size and any(
+                n > 1 and stride == 0 for n, stride in zip(array.shape, array.strides, strict=True)
+            ):
+                expanded = array.shape
+                value, array = self.core(value, array)
+            order = _memory_order(array)
             if order is not None:
                 value = self.trace.builder.emit(registered("permute"), (value,), {"dims": order})
             self.values.append(value)
             self.tensors.append(tensor)
-            self.outputs.append(Output(order, Bump(tensor._version, _last_change(tensor))))
+            bump = Bump(tensor._version, _last_change(tensor))
+            self.outputs.append(Output(order, expanded, bump))
         return number
+
+    def core(self, value: Value, array: np.ndarray) -> tuple[Value, np.ndarray]:
+        """Of an array that repeats itself, the part that is repeated."""
+        limit = tuple(
+            1 if n and stride == 0 else n
+            for n, stride in zip(array.shape, array.strides, strict=True)
+        )
+        box = {"start": (0,) * array.ndim, "limit": limit, "stride": (1,) * array.ndim}
+        part = array[tuple(slice(n) for n in limit)]
+        return self.trace.builder.emit(registered("slice"), (value,), box), part
 
     def owner_of(self, tensor: Tensor) -> Owner:
         number = self.numbers.get(id(tensor), -1)
@@ -320,7 +345,7 @@ class _Planner:
                 entry = self.entry_grad(source)
                 assert entry is not None
                 tensor = entry
-            same_history = (tensor._grad_fn is None) == source.is_leaf
+            same_history = tensor._grad_fn is trace.entry_records.get(id(tensor))
             if not same_history or tensor._requires_grad != source.requires_grad:
                 raise RefusedError("a tensor from outside is changed in place and gets a history")
             if tensor._hooks or tensor._post_hooks:
@@ -385,13 +410,17 @@ class _Planner:
         if not self.guard.users_names.isdisjoint(_COUNTERS):
             raise RefusedError("it can read how often a tensor was changed")
 
-    def outside_arrays(self) -> list[np.ndarray]:
-        arrays = []
+    def outside_tensors(self) -> list[Tensor]:
+        """The tensors that are inputs."""
+        found = []
         for source in self.trace.sources:
             tensor = self.entry_grad(source) if source.kind == "grad" else source.tensor
             assert tensor is not None
-            arrays.append(tensor._data)
-        return arrays
+            found.append(tensor)
+        return found
+
+    def outside_arrays(self) -> list[np.ndarray]:
+        return [tensor._data for tensor in self.outside_tensors()]
 
 
 def plan(
@@ -499,6 +528,14 @@ def _extent(array: np.ndarray) -> tuple[int, int]:
 
 def _refuse_shared_memory(planner: _Planner) -> None:
     """New tensors that share memory with something that the caller can see are more than values."""
+    counters = {id(t._counter) for t in planner.outside_tensors() if t._counter is not None}
+    for tensor in planner.tensors:
+        if tensor._counter is not None:
+            if id(tensor._counter) in counters:
+                raise RefusedError(
+                    "a new tensor shares memory with another one that is seen outside"
+                )
+            counters.add(id(tensor._counter))
     extents = [(*_extent(t._data), True) for t in planner.tensors if t._data.size]
     extents += [(*_extent(array), False) for array in planner.outside_arrays() if array.size]
     extents.sort()

@@ -121,6 +121,7 @@ class Trace:
         self.records: dict[Record, Value] = {}
         self.stopped: set[Value] = set()
         self.entry_versions: dict[int, int] = {}
+        self.entry_records: dict[int, Record] = {}
         self._known: dict[int, _Known] = {}
         self._writes: dict[int, _Write] = {}
         self._storages: dict[int, int] = {}
@@ -143,6 +144,8 @@ class Trace:
         )
         self._set(tensor, value)
         self.entry_versions[id(tensor)] = tensor._version
+        if tensor._grad_fn is not None:
+            self.entry_records[id(tensor)] = tensor._grad_fn
         return value
 
     def seed(self, tensor: Tensor, hint: str) -> Value:
@@ -480,6 +483,7 @@ class Trace:
         """Let go of all tensors that the run made."""
         self._known.clear()
         self.records.clear()
+        self.entry_records.clear()
         self._keep.clear()
         self.written_grads.clear()
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from tracegrad import pytree
-from tracegrad.derivative import CompiledBackward, Derivative, Freed
+from tracegrad.derivative import CompiledBackward, Derivative, Freed, new_record
 from tracegrad.grad_mode import state
 from tracegrad.guards import StateGuard
 from tracegrad.ir.passes import optimize
 from tracegrad.ir.program import Executable
+from tracegrad.node import hooks_added
 from tracegrad.plan import Bump, Plan, layout_of
 from tracegrad.tensor import Tensor, default_float, new_tensor
 
@@ -33,6 +34,7 @@ class Variant:
         executable: what runs.
         fixed: arguments that the function can also reach by itself, which must be the same objects again.
         attributes: names of attributes that no tensor argument may have, since the code may read them.
+        known_hooks: how many hooks had been registered when `accepts` was last asked.
         call: the fast way to call it, see :mod:`tracegrad.fastcall`; None where there is none.
     """
 
@@ -50,7 +52,12 @@ class Variant:
         self.derivative: Derivative | None = None
         if plan.joint is not None:
             self.derivative = Derivative(
-                plan.joint, plan.program, plan.root_outputs, plan.bumps, compile_program
+                plan.joint,
+                plan.program,
+                plan.root_outputs,
+                plan.bumps,
+                any(s.requires_grad and not s.is_leaf for s in plan.sources),
+                compile_program,
             )
             self.executable: Executable = self.derivative.executable
         else:
@@ -74,7 +81,8 @@ class Variant:
         self.fixed = {i: t for i, t in enumerate(arguments) if id(t) in guard.tensors}
         self.attributes = sorted(guard.names - _tensor_names()) if guard.probes else []
         self._freed: dict[Any, Freed] = {}
-        self.call: Callable[[tuple[Any, ...]], Any] | None = None
+        self.known_hooks = [hooks_added[0]]
+        self.call: Callable[..., Any] | None = None
 
     def accepts(self, arguments: Sequence[Tensor]) -> bool:
         """Whether the tensors of a call are of this variant's kind. Python state is `guard`'s matter."""
@@ -169,12 +177,18 @@ class Variant:
         self, tensors: list[Tensor], computed: Sequence[np.ndarray], copies: dict[int, np.ndarray]
     ) -> CompiledBackward:
         """The record of one call, after it: from its input tensors and the residuals that it computed."""
-        assert self.derivative is not None
-        versions = [0 if (c := t._counter) is None else c.value for t in tensors]
+        derivative = self.derivative
+        assert derivative is not None
+        joint = derivative.joint
+        edges = [
+            (tensors[number]._grad_fn or tensors[number]) if reached else None
+            for number, reached in zip(joint.wrt, joint.reached, strict=True)
+        ]
+        versions = [t._version for t in tensors]
         for number, bump in self.plan.bumps.items():
             versions[number] -= bump.steps
-        arrays = [t._data for t in tensors]
-        return CompiledBackward(self.derivative, tensors, arrays, versions, copies, computed)
+        residuals = derivative.residuals([t._data for t in tensors], computed, copies)
+        return new_record(derivative, tensors, tuple(edges), versions, copies, residuals)
 
     def run(self, arguments: Sequence[Tensor]) -> tuple[bool, Any]:
         """Run natively.
@@ -200,9 +214,7 @@ class Variant:
                 _count(tensors[number], bump)
         new = []
         for array, output in zip(results, plan.outputs, strict=False):
-            if output.order is not None:
-                array = array.transpose(np.argsort(output.order))
-            tensor = new_tensor(array)
+            tensor = new_tensor(output.view(array))
             if output.bump.steps:
                 _count(tensor, output.bump)
             new.append(tensor)

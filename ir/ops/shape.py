@@ -99,6 +99,8 @@ def _broadcast(x: np.ndarray, shape: Shape, dims: tuple[int, ...]) -> np.ndarray
     expanded = [1] * len(shape)
     for dim, extent in zip(dims, np.shape(x), strict=True):
         expanded[dim] = extent
+    if tuple(expanded) == shape:
+        return np.reshape(x, shape)  # Unlike an expanded array it can be written to.
     return np.broadcast_to(np.reshape(x, expanded), shape)
 
 

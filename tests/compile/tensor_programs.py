@@ -949,7 +949,7 @@ def item_of_other_dtypes(compile: Compile) -> World:
 # Sizes and layouts.
 
 
-@program()
+@program(native=None)
 def zero_size_and_scalars(compile: Compile) -> World:
     f = compile(
         lambda x: (

@@ -24,6 +24,7 @@ from tracegrad.node import Edge, Node
 from tracegrad.tensor import Tensor, new_tensor, set_grad
 
 _ADD = registered("add")
+_COPY = registered("copy")
 
 
 def root_of(tensor: Tensor) -> tuple[Edge, int]:
@@ -280,7 +281,7 @@ def _accumulate(tensor: Tensor, ct: Tensor, create_graph: bool) -> None:
     known = tensor._grad if trace is None else trace.read_grad(tensor)
     if known is None:
         if create_graph:
-            gradient = ct
+            gradient = apply(_COPY, (ct,))
         else:
             gradient = new_tensor(np.array(ct._data, copy=True, order="C"))
             if trace is not None:
