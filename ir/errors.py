@@ -27,3 +27,7 @@ class ParseError(IRError):
 
 class NoDerivativeError(IRError):
     """An op has no derivative rule for the operand that needs one."""
+
+
+class NoBatchingRuleError(IRError):
+    """An op has no batching rule."""

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .errors import NoDerivativeError
+from .errors import NoBatchingRuleError, NoDerivativeError
 from .types import Shape, TensorType, broadcast_shapes, dtype_of, type_of
 
 Kind = Literal["pointwise", "linear", "bilinear", "primitive", "nullary"]
@@ -103,12 +103,14 @@ class Op:
         type_rule: ``type_rule(*types, **attrs) -> TensorType``; raises torch's errors.
         rules: per operand a Rule, None where the op is not differentiable in it. Empty: not at all.
         lower: how native code is made; see :mod:`tracegrad.ir.lowering`. None: always interpreted.
+        batch_rule: what the op becomes for a stack of examples; see :mod:`tracegrad.ir.batching`. None: it has none.
         samples: makes sample inputs for the sweeps of the test suite.
         commutative: whether exchanging the two operands changes nothing, bit for bit.
     """
 
     __slots__ = (
         "attrs",
+        "batch_rule",
         "commutative",
         "eval",
         "jvp_rule",
@@ -138,6 +140,7 @@ class Op:
         jvp_rule: Callable[..., Any] | None = None,
         lower: Any = None,
         samples: Callable[..., Any] | None = None,
+        batch_rule: Callable[..., Any] | None = None,
         commutative: bool = False,
     ) -> None:
         self.name = name
@@ -152,6 +155,7 @@ class Op:
         self.jvp_rule = jvp_rule
         self.lower = lower
         self.samples = samples
+        self.batch_rule = batch_rule
         self.commutative = commutative
         if name in _REGISTRY:
             raise ValueError(f"op {name!r} is declared twice")
@@ -273,6 +277,27 @@ class Op:
             )
         return total
 
+    def batch(
+        self, size: int, operands: Sequence[Any], batched: Sequence[bool], attrs: dict[str, Any]
+    ) -> Any:
+        """Apply to a stack of examples at once.
+
+        Args:
+            size: the number of examples.
+            operands: those that are `batched` carry an axis of this extent in front; the others are the same for
+                all examples (and may be numbers).
+            batched: for each operand whether it is. At least one is.
+
+        Returns:
+            The results, along an axis in front.
+
+        Raises:
+            NoBatchingRuleError: the op has no rule.
+        """
+        if self.batch_rule is None:
+            raise NoBatchingRuleError(f"aten::{self.name} has no batching rule")
+        return self.batch_rule(self, size, operands, batched, attrs)
+
     def __repr__(self) -> str:
         return f"<op {self.name}>"
 
@@ -347,6 +372,22 @@ def floating(*types: TensorType, **attrs: Any) -> TensorType:
     return result
 
 
+def align(
+    op: Op, size: int, operands: Sequence[Any], batched: Sequence[bool], attrs: dict[str, Any]
+) -> Any:
+    """The batching rule of every pointwise op: operands get so many axes that broadcasting pairs the right ones."""
+    ranks = [getattr(x, "ndim", 0) - there for x, there in zip(operands, batched, strict=True)]
+    rank = max(ranks)
+    placed = []
+    for x, there, own in zip(operands, batched, ranks, strict=True):
+        if there and own < rank:
+            shape = tuple(x.shape)
+            shape = (size, *(1,) * (rank - own), *shape[1:])
+            x = registered("reshape")(x, shape=shape)
+        placed.append(x)
+    return op(*placed, **attrs)
+
+
 # The declarators.
 
 
@@ -384,7 +425,7 @@ def pointwise(
     rules = tuple(None if p is None else Rule(p, operands, attrs) for p in partials)
     return Op(
         name, "pointwise", operands=operands, attrs=attrs, eval=eval, type_rule=type_rule,
-        rules=rules, lower=lower, samples=samples, commutative=commutative,
+        rules=rules, lower=lower, samples=samples, batch_rule=align, commutative=commutative,
     )  # fmt: skip
 
 
@@ -394,6 +435,7 @@ def linear(
     eval: Callable[..., Any],
     type_rule: Callable[..., TensorType],
     transpose: Callable[..., Any],
+    batch: Callable[..., Any],
     attrs: tuple[str, ...] = (),
     lower: Any = None,
     samples: Callable[..., Any] | None = None,
@@ -402,10 +444,11 @@ def linear(
 
     Args:
         transpose: ``transpose(ct, <x_type and attrs, as needed>)``.
+        batch: the batching rule.
     """
     return Op(
         name, "linear", operands=("x",), attrs=attrs, eval=eval, type_rule=type_rule,
-        rules=(Rule(transpose, ("x",), attrs),), lower=lower, samples=samples,
+        rules=(Rule(transpose, ("x",), attrs),), lower=lower, samples=samples, batch_rule=batch,
     )  # fmt: skip
 
 
@@ -416,6 +459,7 @@ def bilinear(
     type_rule: Callable[..., TensorType],
     lhs: Callable[..., Any],
     rhs: Callable[..., Any],
+    batch: Callable[..., Any],
     attrs: tuple[str, ...] = (),
     lower: Any = None,
     samples: Callable[..., Any] | None = None,
@@ -425,11 +469,13 @@ def bilinear(
     Args:
         lhs: cotangent of ``x``: ``lhs(ct, y)``.
         rhs: cotangent of ``y``: ``rhs(ct, x)``.
+        batch: the batching rule.
     """
     operands = ("x", "y")
     return Op(
         name, "bilinear", operands=operands, attrs=attrs, eval=eval, type_rule=type_rule,
         rules=(Rule(lhs, operands, attrs), Rule(rhs, operands, attrs)), lower=lower, samples=samples,
+        batch_rule=batch,
     )  # fmt: skip
 
 
@@ -442,6 +488,7 @@ def primitive(
     vjps: tuple[Callable[..., Any] | None, ...] = (),
     vjp: Callable[..., Any] | None = None,
     jvp: Callable[..., Any] | None = None,
+    batch: Callable[..., Any] | None = None,
     variadic: bool = False,
     attrs: tuple[str, ...] = (),
     lower: Any = None,
@@ -453,12 +500,13 @@ def primitive(
         vjps: per operand ``vjp(ct, <what it reads>)``, None where there is no derivative.
         vjp: for a variadic linear op: ``vjp(ct, index, types, **attrs)`` gives operand `index`'s.
         jvp: ``jvp(tangents, out, operands, **attrs)``; tangents may hold None.
+        batch: the batching rule; an op without operands needs none.
     """
     rules = tuple(None if rule is None else Rule(rule, operands, attrs) for rule in vjps)
     return Op(
         name, "primitive", operands=() if variadic else operands, attrs=attrs, eval=eval,
         type_rule=type_rule, rules=rules, vjp_rule=vjp, jvp_rule=jvp, variadic=variadic,
-        lower=lower, samples=samples,
+        lower=lower, samples=samples, batch_rule=batch,
     )  # fmt: skip
 
 

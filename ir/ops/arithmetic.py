@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..batching import extents, shifted
 from ..op import Op, floating, pointwise, primitive
 from ..types import TensorType
 from .comparison import eq, gt, lt
@@ -21,6 +22,7 @@ zeros: Op = primitive(
     vjps=(None,),
     jvp=lambda tangents, out, operands, *, shape: None,
     attrs=("shape",),
+    batch=shifted(shape=extents),
     samples=unary(shape=(2, 3)),
 )
 

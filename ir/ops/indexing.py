@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..batching import batch_index_add, batch_index_copy, batch_take, one_axis, shifted
 from ..lowering import Special
 from ..op import Op, primitive
 from ..types import Shape, TensorType
@@ -75,6 +76,7 @@ gather: Op = primitive(
     ),
     jvp=lambda tangents, out, operands, *, axis: gather(tangents[0], operands[1], axis=axis),
     attrs=("axis",),
+    batch=shifted(axis=one_axis),
     lower=Special("gather"),
     samples=_gather_samples,
 )
@@ -95,6 +97,7 @@ scatter_add: Op = primitive(
     vjps=(lambda ct: ct, None, lambda ct, index, axis: gather(ct, index, axis=axis)),
     jvp=_scatter_add_jvp,
     attrs=("axis",),
+    batch=shifted(axis=one_axis),
     lower=Special("scatter_add"),
     samples=_scatter_samples,
 )
@@ -184,6 +187,7 @@ take: Op = primitive(
     ),
     jvp=lambda tangents, out, operands, *, axis: take(tangents[0], operands[1], axis=axis),
     attrs=("axis",),
+    batch=batch_take,
     lower=Special("take"),
     samples=_take_samples,
 )
@@ -203,6 +207,7 @@ index_add: Op = primitive(
     vjps=(lambda ct: ct, None, lambda ct, index, axis: take(ct, index, axis=axis)),
     jvp=_index_add_jvp,
     attrs=("axis",),
+    batch=batch_index_add,
     lower=Special("index_add"),
     samples=_update_samples,
 )
@@ -230,6 +235,7 @@ index_copy: Op = primitive(
     ),
     jvp=_index_copy_jvp,
     attrs=("axis",),
+    batch=batch_index_copy,
     lower=Special("index_copy"),
     samples=_copy_samples,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..batching import batch_product
 from ..lowering import Special
 from ..op import Op, bilinear
 from ..types import TensorType, broadcast_shapes
@@ -36,6 +37,7 @@ matmul: Op = bilinear(
     type_rule=_product,
     lhs=lambda ct, y: matmul(ct, swap_last(y)),
     rhs=lambda ct, x: matmul(swap_last(x), ct),
+    batch=batch_product,
     lower=Special("matmul"),
     samples=with_attrs(
         [

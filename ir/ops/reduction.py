@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..batching import axes, one_axis, shifted
 from ..lowering import Reduce, Special, normalized_reduction
 from ..op import Op, linear, primitive
 from ..types import DType, TensorType, int64
@@ -45,6 +46,7 @@ sum_: Op = linear(
     type_rule=_reduced,
     transpose=lambda ct, x_type, axis, keepdims: spread(ct, x_type.shape, axis, keepdims),
     attrs=("axis", "keepdims"),
+    batch=shifted(axis=axes),
     lower=Reduce(lambda s, acc, x: s.add(acc, x), lambda dtype: 0, exact=False),
     samples=with_attrs(_CASES + _EMPTY, dtypes=NUMBERS),
 )
@@ -87,6 +89,7 @@ max_: Op = primitive(
     vjps=(_extremum_vjp,),
     jvp=_extremum_jvp,
     attrs=("axis", "keepdims"),
+    batch=shifted(axis=axes),
     lower=Reduce(lambda s, acc, x: s.maximum(acc, x), _lowest, exact=True),
     samples=with_attrs(_CASES, dtypes=NUMBERS),
 )
@@ -97,6 +100,7 @@ min_: Op = primitive(
     vjps=(_extremum_vjp,),
     jvp=_extremum_jvp,
     attrs=("axis", "keepdims"),
+    batch=shifted(axis=axes),
     lower=Reduce(lambda s, acc, x: s.minimum(acc, x), _highest, exact=True),
     samples=with_attrs(_CASES, dtypes=NUMBERS),
 )
@@ -118,6 +122,7 @@ argmax: Op = primitive(
     eval=lambda x, axis, keepdims: np.argmax(x, axis=axis, keepdims=keepdims),
     type_rule=_arg_type,
     attrs=("axis", "keepdims"),
+    batch=shifted(axis=one_axis),
     lower=Special("argmax"),
     samples=with_attrs(_ARG_CASES, dtypes=NUMBERS),
 )
@@ -126,6 +131,7 @@ argmin: Op = primitive(
     eval=lambda x, axis, keepdims: np.argmin(x, axis=axis, keepdims=keepdims),
     type_rule=_arg_type,
     attrs=("axis", "keepdims"),
+    batch=shifted(axis=one_axis),
     lower=Special("argmin"),
     samples=with_attrs(_ARG_CASES, dtypes=NUMBERS),
 )
@@ -136,6 +142,7 @@ cumsum: Op = linear(
     type_rule=lambda x, *, axis: x,
     transpose=lambda ct, axis: flip(cumsum(flip(ct, axes=(axis,)), axis=axis), axes=(axis,)),
     attrs=("axis",),
+    batch=shifted(axis=one_axis),
     lower=Special("cumsum"),
     samples=with_attrs(
         [([(4,)], {"axis": 0}), ([(2, 3)], {"axis": 1}), ([(0, 3)], {"axis": 0})], NUMBERS

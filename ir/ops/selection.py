@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..batching import shifted
 from ..op import Op, broadcasting, linear, pointwise
 from ..types import DTYPES, DType, TensorType, bool_, broadcast_shapes
 from .samples import NUMBERS, Sample, draw
@@ -64,6 +65,7 @@ cast: Op = linear(
     type_rule=lambda x, *, dtype: TensorType(dtype, x.shape),
     transpose=lambda ct, x_type: cast(ct, dtype=x_type.dtype),
     attrs=("dtype",),
+    batch=shifted(),
     lower=lambda s, x, dtype: s.cast(x, dtype),
     samples=_cast_samples,
 )
@@ -74,6 +76,7 @@ copy: Op = linear(
     eval=lambda x: np.array(x),
     type_rule=lambda x: x,
     transpose=lambda ct: ct,
+    batch=shifted(),
     lower=lambda s, x: x,
     samples=lambda rng: iter([Sample((draw(rng, (2, 3)),), {})]),
 )

@@ -10,6 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from ..batching import (
+    axes,
+    axes_after_batch,
+    extents,
+    one_axis,
+    ones_in_front,
+    shifted,
+    zeros_in_front,
+)
 from ..lowering import Movement, Placement
 from ..op import Op, linear, primitive, registered
 from ..types import Shape, TensorType
@@ -46,6 +55,7 @@ reshape: Op = linear(
     type_rule=_reshaped,
     transpose=lambda ct, x_type: reshape(ct, shape=x_type.shape),
     attrs=("shape",),
+    batch=shifted(shape=extents),
     lower=Movement(_reshape_index),
     samples=with_attrs(
         [
@@ -81,6 +91,7 @@ permute: Op = linear(
     type_rule=_permuted,
     transpose=lambda ct, dims: permute(ct, dims=_inverse(dims)),
     attrs=("dims",),
+    batch=shifted(dims=axes_after_batch),
     lower=Movement(lambda index, x, out, dims: tuple(index[i] for i in _inverse(dims))),
     samples=with_attrs(
         [([(2, 3)], {"dims": (1, 0)}), ([(2, 3, 4)], {"dims": (2, 0, 1)}), ([()], {"dims": ()})],
@@ -135,6 +146,7 @@ broadcast_in_dim: Op = linear(
     type_rule=_broadcast_type,
     transpose=_broadcast_transpose,
     attrs=("shape", "dims"),
+    batch=shifted(shape=extents, dims=axes_after_batch),
     lower=Movement(
         lambda index, x, out, shape, dims: tuple(
             0 if x.shape[axis] == 1 and shape[dim] != 1 else index[dim]
@@ -176,6 +188,7 @@ slice_: Op = linear(
     type_rule=_slice_type,
     transpose=_slice_transpose,
     attrs=("start", "limit", "stride"),
+    batch=shifted(start=zeros_in_front, limit=extents, stride=ones_in_front),
     lower=Movement(
         lambda index, x, out, start, limit, stride: tuple(
             i * step + a for i, a, step in zip(index, start, stride, strict=True)
@@ -246,6 +259,7 @@ slice_update: Op = primitive(
     ),
     jvp=_update_jvp,
     attrs=("start", "sizes", "stride"),
+    batch=shifted(start=zeros_in_front, sizes=extents, stride=ones_in_front),
     lower=Placement(
         lambda types, out, start, sizes, stride: [(1, start, stride)], background="operand"
     ),
@@ -288,6 +302,7 @@ pad: Op = primitive(
         tangents[0], low=low, high=high, value=0
     ),
     attrs=("low", "high", "value"),
+    batch=shifted(low=zeros_in_front, high=zeros_in_front),
     lower=Placement(
         lambda types, out, low, high, value: [(0, low, (1,) * len(low))], background="value"
     ),
@@ -354,6 +369,7 @@ concat: Op = primitive(
     vjp=_concat_vjp,
     jvp=_concat_jvp,
     attrs=("axis",),
+    batch=shifted(axis=one_axis),
     lower=Placement(lambda types, out, axis: _parts(types, axis)),
     samples=with_attrs(
         [
@@ -371,6 +387,7 @@ flip: Op = linear(
     type_rule=lambda x, *, axes: x,
     transpose=lambda ct, axes: flip(ct, axes=axes),
     attrs=("axes",),
+    batch=shifted(axes=axes),
     lower=Movement(
         lambda index, x, out, axes: tuple(
             (x.shape[axis] - 1) - i if axis in axes else i for axis, i in enumerate(index)
