@@ -72,6 +72,7 @@ _MAX_STACK = 32
 
 _lock = threading.Lock()
 _subscriptions: list[tuple[Callable[[Event], object], bool, bool]] = []
+_followers: list[Callable[[bool], object]] = []
 
 
 def _discard(event: Event) -> None:
@@ -107,6 +108,16 @@ def unsubscribe(listener: Callable[[Event], object]) -> None:
         _publish()
 
 
+def when_changed(follower: Callable[[bool], object]) -> None:
+    """Call ``follower(active)`` now, and whenever somebody begins or ceases to listen.
+
+    For those who keep a flag of their own, which says `active` and something else at once.
+    """
+    with _lock:
+        _followers.append(follower)
+        follower(active)
+
+
 def _publish() -> None:
     """Derive what the hot path reads from the subscriptions."""
     global active, wants_shapes, wants_stack, _emit
@@ -120,6 +131,8 @@ def _publish() -> None:
     else:
         _emit = _emit_to(listeners)
     active = bool(listeners)
+    for follower in _followers:
+        follower(active)
 
 
 def _emit_to(listeners: list[Callable[[Event], object]]) -> Callable[[Event], None]:

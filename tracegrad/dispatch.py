@@ -1,7 +1,8 @@
 """``apply``: where every operation on tensors passes. Evaluates with NumPy, records for autograd, feeds a trace.
 
-This is the hot path of eager execution. It is lean by construction: one thread-local lookup, one loop over the
-operands, one NumPy call, one object. Whatever is rare (a trace, the profiler, an error) is behind one test.
+This is the hot path of eager execution. `apply` is lean by construction: one loop over the operands, one NumPy
+call, one object, and one test behind which everything rare stands, ``state.watched``. If it holds,
+`apply_watched` does the same in general: it asks for each of the rare modes, and takes values that are no arrays.
 
 Operands are Tensors of one dtype, or Python numbers that do not change that dtype; attrs are canonical. The
 public functions of :mod:`tracegrad.ops` bring arguments into this form.
@@ -75,6 +76,8 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS) -> 
     Raises:
         Whatever the op's type rule raises for these operands: torch's errors.
     """
+    if state.watched:
+        return apply_watched(op, operands, attrs)
     needs_grad = False
     arrays = []
     for x in operands:
@@ -85,15 +88,10 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS) -> 
                 x._renew()
             if x._requires_grad:
                 needs_grad = True
-    listening = events.active
-    if listening:
-        begin = events.now()
     token = silence()
     try:
         data = op.eval(*arrays, **attrs) if attrs else op.eval(*arrays)
     except Exception:
-        if state.trace is not None:
-            state.trace.operation_failed()
         check_types(op, operands, attrs)
         raise
     finally:
@@ -103,10 +101,45 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS) -> 
     out = new_tensor(data)
     if needs_grad and state.grad and data.dtype.kind == "f":
         record(op, operands, attrs, out)
-    if state.trace is not None:
-        state.trace.record(op, operands, attrs, out)
+    return out
+
+
+def apply_watched(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
+    """`apply` while a rare mode is on (see :mod:`tracegrad.grad_mode`): each of them is asked for here, in turn.
+
+    The data of a Tensor need not be an array here: whatever has ``dtype``, ``shape`` and ``__apply_op__`` will do.
+    """
+    needs_grad = False
+    values = []
+    for x in operands:
+        if isinstance(x, Tensor):
+            x._renew()
+            needs_grad = needs_grad or x._requires_grad
+            values.append(x._data)
+        else:
+            values.append(x)
+    trace = state.trace
+    listening = events.active
+    begin = events.now() if listening else 0
+    token = silence()
+    try:
+        data = op(*values, **attrs)
+    except Exception:
+        if trace is not None:
+            trace.operation_failed()
+        check_types(op, operands, attrs)
+        raise
+    finally:
+        restore(token)
+    if data.__class__ is not _ndarray and not hasattr(data, "__apply_op__"):
+        data = np.asarray(data)
+    out = new_tensor(data)
+    if needs_grad and state.grad and data.dtype.kind == "f":
+        record(op, operands, attrs, out)
+    if trace is not None:
+        trace.record(op, operands, attrs, out)
     if listening:
-        _profile(op, arrays, begin, out)
+        _profile(op, values, begin, out)
     return out
 
 

@@ -1,6 +1,9 @@
-"""Thread-local modes: whether gradients are recorded, and whether a trace is listening.
+"""Thread-local modes: whether gradients are recorded, and who wants to know of every operation.
 
-``state`` is consulted once per operation, so it is a plain thread-local object with class-level defaults.
+``state`` is consulted once per operation. All modes that few programs use (a trace, a profiler, ...) therefore
+stand behind one flag, ``state.watched``: while it is False, an operation need ask for none of them. Nobody sets
+the flag. A mode is declared in :class:`ModeState` as a :class:`Rare` attribute; to assign to it sets the flag
+as well, and `apply_watched` in :mod:`tracegrad.dispatch` is where the mode is asked for.
 """
 
 from __future__ import annotations
@@ -10,9 +13,33 @@ import inspect
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
+
+from tracegrad.ir import events
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Rare:
+    """A mode that few programs use, an attribute of `ModeState`: off while it is None, False or empty.
+
+    Assign a new value, never change one in place: the assignment is what keeps `ModeState.watched` true to it.
+    Reading costs a look into the thread's dictionary and no more, since there is no ``__get__``.
+    """
+
+    names: ClassVar[list[str]] = []
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+        self.names.append(name)
+
+    def __set__(self, modes: ModeState, value: Any) -> None:
+        own = modes.__dict__
+        own[self._name] = value
+        if value or any(own[name] for name in self.names):
+            own["watched"] = True
+        else:
+            own.pop("watched", None)
 
 
 class ModeState(threading.local):
@@ -20,16 +47,27 @@ class ModeState(threading.local):
 
     Attributes:
         grad: whether operations on tensors that require grad are recorded.
-        trace: the :class:`tracegrad.tracing.Trace` that records every operation, or None.
         check_nan: whether the backward pass stops at NaN.
+        watched: whether a rare mode is on in this thread, or somebody listens to the events of all threads.
+        trace: the :class:`tracegrad.tracing.Trace` that records every operation, or None.
     """
 
     grad: bool = True
-    trace: Any = None
     check_nan: bool = False
+    # Of the class: the events' part, for all threads. A thread of which a rare mode is on has its own True.
+    watched: bool = False
+    trace: Any = Rare()
+
+    def __init__(self) -> None:
+        self.__dict__.update(dict.fromkeys(Rare.names))
+
+
+def _listen(active: bool) -> None:
+    ModeState.watched = active
 
 
 state = ModeState()
+events.when_changed(_listen)
 
 
 class _GradMode:
