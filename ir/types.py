@@ -16,21 +16,29 @@ Shape = tuple[int, ...]
 _BOOL, _INTEGER, _FLOATING = 0, 1, 2
 
 
+_LEGACY_NAMES = {
+    "bool": "Bool", "uint8": "Byte", "int8": "Char", "int16": "Short", "int32": "Int", "int64": "Long",
+    "float32": "Float", "float64": "Double",
+}  # fmt: skip
+
+
 class DType:
     """An element type. Instances are interned: compare them with ``is``.
 
     Attributes:
         name: short name in the IR, such as ``f32``.
         np: the NumPy dtype.
+        legacy_name: what torch calls it in messages and type names: ``Float``, ``Long``, ...
         category: 0 for bool, 1 for integers, 2 for floating point; promotion never goes down.
         itemsize: bytes per element.
     """
 
-    __slots__ = ("__weakref__", "_torch_name", "category", "itemsize", "name", "np")
+    __slots__ = ("__weakref__", "_torch_name", "category", "itemsize", "legacy_name", "name", "np")
 
     def __init__(self, name: str, torch_name: str, np_dtype: Any, category: int) -> None:
         self.name = name
         self._torch_name = torch_name
+        self.legacy_name = _LEGACY_NAMES[torch_name]
         self.np = np.dtype(np_dtype)
         self.category = category
         self.itemsize = self.np.itemsize

@@ -363,8 +363,7 @@ def modified_error(
     array: Any, grad_fn: Node | None, counter: VersionCounter, expected: int, reader: Node
 ) -> RuntimeError:
     """torch's error for a saved value that was changed in place, with both of the user's lines."""
-    legacy = {"f32": "FloatTensor", "f64": "DoubleTensor", "i64": "LongTensor"}
-    dtype = legacy.get(from_numpy_dtype(array.dtype).name, "Tensor")
+    dtype = from_numpy_dtype(array.dtype).legacy_name + "Tensor"
     shape = ", ".join(map(str, array.shape))
     which = "" if grad_fn is None else f", which is output 0 of {grad_fn.name()},"
     message = (

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.dispatch import apply, apply_in_place, type_word
+from tracegrad.dispatch import apply
 from tracegrad.grad_mode import no_grad, state
+from tracegrad.inplace import apply_in_place
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType, float64, int64
 from tracegrad.ops import elementwise as ew
@@ -116,7 +117,7 @@ def set_rng_state(new_state: Tensor) -> None:
 def _uniform(shape: tuple[int, ...], dtype: DType, generator: Generator | None) -> Tensor:
     """Uniform in [0, 1): the upper 24 bits (53 for float64) as a fraction."""
     if not dtype.is_floating:
-        word = type_word(dtype)
+        word = dtype.legacy_name
         raise RuntimeError(f"\"check_uniform_bounds\" not implemented for '{word}'")
     bits = (generator or default_generator).bits(shape)
     digits = 53 if dtype is float64 else 24

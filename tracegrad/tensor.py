@@ -197,9 +197,7 @@ class Tensor:
         """The legacy type name, such as ``torch.FloatTensor``; or a conversion to `dtype`."""
         if dtype is not None:
             return self.to(dtype)
-        names = {"f32": "Float", "f64": "Double", "i64": "Long", "i32": "Int", "i16": "Short"}
-        names |= {"i8": "Char", "u8": "Byte", "b1": "Bool"}
-        return f"torch.{names[self.dtype.name]}Tensor"
+        return f"torch.{self.dtype.legacy_name}Tensor"
 
     # Where it came from.
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from tracegrad.autograd.anomaly import check_pulled
-from tracegrad.dispatch import apply, apply_in_place
+from tracegrad.dispatch import apply
 from tracegrad.grad_mode import state
+from tracegrad.inplace import apply_in_place
 from tracegrad.ir import events
 from tracegrad.ir.autodiff import sweep
 from tracegrad.ir.numpy_errors import restore, silence

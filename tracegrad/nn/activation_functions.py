@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from tracegrad.dispatch import check_in_place, composite, store
+from tracegrad.dispatch import composite
+from tracegrad.inplace import check_in_place, store
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops import reduction
 from tracegrad.tensor import Tensor

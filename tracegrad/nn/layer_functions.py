@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tracegrad import random
-from tracegrad.dispatch import apply, check_in_place, composite, store
+from tracegrad.dispatch import apply, composite
 from tracegrad.grad_mode import no_grad
+from tracegrad.inplace import check_in_place, store
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import int32, int64
 from tracegrad.ops import creation, linalg

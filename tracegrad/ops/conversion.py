@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from tracegrad.device import Device
-from tracegrad.dispatch import check_in_place, overwritten, shown_as, store
+from tracegrad.dispatch import shown_as
 from tracegrad.grad_mode import state
+from tracegrad.inplace import check_in_place, overwritten, store
 from tracegrad.ir.types import (
     DType,
     bool_,

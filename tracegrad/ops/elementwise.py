@@ -9,16 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.dispatch import (
-    apply,
-    apply_in_place,
-    check_in_place,
-    composite,
-    former,
-    shown_as,
-    store,
-)
+from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.grad_mode import state
+from tracegrad.inplace import apply_in_place, check_in_place, former, store
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import DType, bool_
 from tracegrad.ops.arguments import (

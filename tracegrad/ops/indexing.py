@@ -12,25 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tracegrad.dispatch import (
-    apply,
-    apply_view,
-    bump_version,
-    check_in_place,
-    check_rebase,
-    composite,
-    record,
-    set_history,
-    shown_as,
-    store,
-)
+from tracegrad.dispatch import apply, composite, record, shown_as
 from tracegrad.grad_mode import state
+from tracegrad.inplace import bump_version, check_in_place, set_history, store
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import bool_, int64
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import as_tensor_operand, canonical_dim, is_number, to_dtype
 from tracegrad.ops.shaping import at_position, expand, permute, reshape, reverse
 from tracegrad.tensor import Tensor, make_tensor, new_tensor
+from tracegrad.views import apply_view, check_rebase
 
 _slice = registered("slice")
 _reshape = registered("reshape")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tracegrad.dispatch import apply, composite, shown_as, type_word
+from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType, bool_, int64
 from tracegrad.ops import elementwise as ew
@@ -67,7 +67,7 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
     target = resolve_dtype(dtype)
     x = input if target is None else to_dtype(input, target)
     if not x.is_floating_point():
-        word = type_word(x.dtype)
+        word = x.dtype.legacy_name
         raise RuntimeError(
             "mean(): could not infer output dtype. Input dtype must be either a floating point or "
             f"complex dtype. Got: {word}"

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.dispatch import apply, apply_view, composite, shown_as
+from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.ir.op import registered
 from tracegrad.ops.arguments import canonical_dim, result_dtype, shape_from, to_dtype
 from tracegrad.tensor import Tensor
+from tracegrad.views import apply_view
 
 _reshape = registered("reshape")
 _permute = registered("permute")

@@ -1,0 +1,188 @@
+"""In-place operations: what they refuse, and how they rewrite histories.
+
+Every one of them ends in :func:`store` (or, where a part was written already, in :func:`set_history`): the
+tensor's storage gets new values, its version goes up, and the history of the tensor, or of the base that it is
+a view of, becomes that of the new values. Start with :func:`apply_in_place`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tracegrad.dispatch import NO_ATTRS, apply, edge_of, record, shown_as
+from tracegrad.grad_mode import state
+from tracegrad.ir import events
+from tracegrad.ir.location import current_location
+from tracegrad.ir.numpy_errors import restore, silence
+from tracegrad.ir.op import Op, registered
+from tracegrad.ir.ops.selection import cast
+from tracegrad.ir.types import from_numpy_dtype
+from tracegrad.node import Edge, OpNode, VersionCounter, present
+from tracegrad.tensor import Tensor, new_tensor
+from tracegrad.views import check_rebase, put_back
+
+_slice_update = registered("slice_update")
+
+
+def apply_in_place(
+    op: Op, x: Tensor, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS
+) -> Tensor:
+    """Apply an op and store its result in `x`, with torch's rules for leaves, views and history.
+
+    Raises:
+        RuntimeError: `x` is a leaf that requires grad, or a view of one; or the result does not fit.
+    """
+    check_in_place(x)
+    nothing_to_record = state.trace is None and not (state.grad and _any_requires_grad(operands))
+    if nothing_to_record and op.eval.__class__ is np.ufunc and not events.active:
+        # Let the ufunc write into x, if the result is of its shape and dtype.
+        token = silence()
+        try:
+            op.eval(*[getattr(y, "_data", y) for y in operands], out=x._data, casting="no")
+        except (TypeError, ValueError):
+            pass
+        else:
+            bump_version(x)
+            return x
+        finally:
+            restore(token)
+    return store(x, apply(op, former(x, operands), attrs))
+
+
+def former(x: Tensor, operands: Sequence[Any]) -> Sequence[Any]:
+    """The operands of an in-place operation, with `x` replaced by a copy where the operation is recorded.
+
+    The record keeps the value that `x` had; `x` itself is about to be overwritten.
+    """
+    if not (state.grad and _any_requires_grad(operands)):
+        return operands
+    old = new_tensor(x._data.copy())
+    old._grad_fn = x._grad_fn
+    old._output_nr = x._output_nr
+    old._requires_grad = x._requires_grad
+    if state.trace is not None:
+        state.trace.alias(old, x)
+    return [old if y is x else y for y in operands]
+
+
+def _any_requires_grad(operands: Sequence[Any]) -> bool:
+    return any(isinstance(x, Tensor) and x.requires_grad for x in operands)
+
+
+def check_in_place(x: Tensor, *, part: bool = False) -> None:
+    """Raise torch's error if `x` may not be changed in place.
+
+    Args:
+        part: only a part of x is to be changed, as if through a view.
+    """
+    if state.grad and x.requires_grad:
+        base = x._base
+        if x._grad_fn is None or (
+            base is not None and base._grad_fn is None and base._requires_grad
+        ):
+            which = "a view of a leaf" if part or base is not None else "a leaf"
+            raise RuntimeError(
+                f"{which} Variable that requires grad is being used in an in-place operation.\n"
+                "Update it inside `with tracegrad.no_grad():`, or work on a copy: `y = x.clone()`."
+            )
+    if state.grad and x._base is not None and x._base._requires_grad:
+        check_rebase(x)
+    if not x._data.flags.writeable:
+        raise RuntimeError(
+            "unsupported operation: more than one element of the written-to tensor refers to a single "
+            "memory location. Please clone() the tensor before performing the operation."
+        )
+
+
+def store(x: Tensor, value: Tensor) -> Tensor:
+    """Overwrite `x` with `value`, which becomes its history: the end of every in-place operation."""
+    target, data = x._data, value._data
+    if data.shape != target.shape:
+        raise RuntimeError(
+            f"output with shape {list(target.shape)} doesn't match the broadcast shape {list(data.shape)}"
+        )
+    if data.dtype is not target.dtype and data.dtype != target.dtype:
+        result, own = from_numpy_dtype(data.dtype), from_numpy_dtype(target.dtype)
+        if result.category > own.category:
+            raise RuntimeError(
+                f"result type {result.legacy_name} can't be cast to the desired output type {own.legacy_name}"
+            )
+        value = apply(cast, (value,), {"dtype": own})
+        data = value._data
+    if state.grad and (x._requires_grad or value._requires_grad) and value._grad_fn is None:
+        value = overwritten(x, value)
+    if state.grad and value._requires_grad:
+        check_rebase(x)
+    target[...] = data
+    set_history(x, value)
+    return x
+
+
+def set_history(x: Tensor, value: Tensor) -> None:
+    """`x` was overwritten, wholly or in part, and holds `value` now: count it, and take over how `value` was made.
+
+    Without grad mode x keeps the history that it had, as in torch. Where x is a view, what has a new history is
+    its base; other views, and in eager execution x itself, renew theirs when they are used next.
+    """
+    recorded = value._requires_grad and state.grad
+    trace = state.trace
+    base = x._base
+    if base is None:
+        target, whole = x, value
+    else:
+        edges = _edges_of_part(base, x, value)
+        # A trace that has never seen the base need not know what becomes of it.
+        followed = trace is not None and trace.knows(base)
+        target, whole = base, put_back(x, value) if recorded or followed else value
+        if recorded and isinstance(whole._grad_fn, OpNode):
+            present(whole._grad_fn, "CopySlices", edges)
+    bump_version(x)
+    if recorded:
+        target._grad_fn = whole._grad_fn
+        target._output_nr = whole._output_nr
+        target._requires_grad = True
+    if trace is not None:
+        trace.store(x, value)
+        if base is not None:
+            if recorded:
+                x._grad_fn, x._output_nr, x._requires_grad = value._grad_fn, value._output_nr, True
+                x._view_version = x._version
+            if recorded or followed:
+                trace.store(base, whole)
+
+
+def overwritten(x: Tensor, value: Tensor) -> Tensor:
+    """`value` with a history in which it replaces `x`: gradients to `x` are zero, to `value` they are handed on."""
+    value._renew()
+    shape = value._data.shape
+    attrs = {"start": (0,) * len(shape), "sizes": shape, "stride": (1,) * len(shape)}
+    if state.trace is not None:
+        out = apply(_slice_update, (x, value), attrs)
+    else:
+        out = new_tensor(value._data)
+        record(_slice_update, (x, value), attrs, out)
+    shown_as(out, "CopyBackwards", x, value)
+    return out
+
+
+def _edges_of_part(base: Tensor, view: Tensor, value: Tensor) -> tuple[tuple[Edge, int], ...]:
+    """What users see where a part was overwritten: the base, and what else than the part `value` came from."""
+    edges = [(edge_of(base), base._output_nr)]
+    if value._grad_fn is not None:
+        own = view._grad_fn
+        for edge in value._grad_fn.shown_edges():
+            if own is not None and edge[0] is own:
+                own = None
+            else:
+                edges.append(edge)
+    return tuple(edges)
+
+
+def bump_version(x: Tensor) -> None:
+    """Count an in-place change of x's storage."""
+    counter: VersionCounter = x._version_counter()
+    counter.value += 1
+    counter.location = current_location(2)
