@@ -262,7 +262,7 @@ class Op:
                 swapped[index] = tangent
                 term = self(*swapped, **attrs)
             else:
-                types = [type_of(operand) for operand in operands]
+                types = [None if isinstance(x, (int, float)) else type_of(x) for x in operands]
                 # A pointwise map is diagonal: its vjp and its jvp are the same.
                 term = rule(tangent, out, operands, types, attrs)
                 if not rule.takes_ct:

@@ -8,6 +8,7 @@ described in ARCHITECTURE.md; start reading the code at ``dispatch.apply``.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import tracegrad.ir.ops
@@ -104,3 +105,12 @@ _functions = {
     for name in names
 }
 globals().update(_functions)
+
+
+def __getattr__(name: str) -> Any:
+    """Function transforms are imported when they are first used."""
+    if name == "func":
+        return importlib.import_module("tracegrad.func")
+    if name == "vmap":
+        return importlib.import_module("tracegrad.func").vmap
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -281,8 +281,10 @@ def _steps(
                 found = visible.get(id(x)) or visible.get(id(x._counter))
                 if found is not None:
                     kind, number, begin = found
-                    inner = x._grad_fn is not None and x._grad_fn.sequence >= trace.begin
-                    origin = Named(x._grad_fn.name()) if inner and id(x) not in visible else None
+                    made_by: Node | None = x._grad_fn
+                    inner = made_by is not None and made_by.sequence >= trace.begin
+                    known = id(x) in visible
+                    origin = Named(made_by.name()) if made_by and inner and not known else None
                     saved.append(Saved(kind, number, version - begin, x._data.shape, origin))
         out = record.saved_out
         if out is not None and id(out) in outputs:

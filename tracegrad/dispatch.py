@@ -102,10 +102,13 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS) -> 
 
 
 def apply_watched(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
-    """`apply` while a rare mode is on (see :mod:`tracegrad.grad_mode`): each of them is asked for here, in turn.
+    """`apply` while a rare mode is on (see :mod:`tracegrad.grad_mode`): each of them is asked for, in turn."""
+    levels = state.levels
+    return levels[-1].apply(op, operands, attrs) if levels else apply_plain(op, operands, attrs)
 
-    The data of a Tensor need not be an array here: whatever has ``dtype``, ``shape`` and ``__apply_op__`` will do.
-    """
+
+def apply_plain(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
+    """`apply` to tensors that hold arrays, with the trace and the profiler looking on."""
     needs_grad = False
     values = []
     for x in operands:
@@ -128,7 +131,7 @@ def apply_watched(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Ten
         raise
     finally:
         restore(token)
-    if data.__class__ is not _ndarray and not hasattr(data, "__apply_op__"):
+    if data.__class__ is not _ndarray:
         data = np.asarray(data)
     out = new_tensor(data)
     if needs_grad and state.grad and data.dtype.kind == "f":

@@ -50,6 +50,7 @@ class ModeState(threading.local):
         check_nan: whether the backward pass stops at NaN.
         watched: whether a rare mode is on in this thread, or somebody listens to the events of all threads.
         trace: the :class:`tracegrad.tracing.Trace` that records every operation, or None.
+        levels: the :mod:`tracegrad.levels` that are going on, outermost first.
     """
 
     grad: bool = True
@@ -57,9 +58,10 @@ class ModeState(threading.local):
     # Of the class: the events' part, for all threads. A thread of which a rare mode is on has its own True.
     watched: bool = False
     trace: Any = Rare()
+    levels: Any = Rare()
 
     def __init__(self) -> None:
-        self.__dict__.update(dict.fromkeys(Rare.names))
+        self.__dict__.update(dict.fromkeys(Rare.names), levels=())
 
 
 def _listen(active: bool) -> None:

@@ -61,3 +61,37 @@ def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
     """The same structure with `function` applied to each leaf."""
     leaves, spec = flatten(value)
     return unflatten(spec, iter([function(leaf) for leaf in leaves]))
+
+
+def count_leaves(spec: Spec) -> int:
+    """How many leaves a structure has."""
+    return 1 if spec is None else sum(count_leaves(child) for child in spec[2])
+
+
+def broadcast(prefix: Any, spec: Spec) -> list[Any] | None:
+    """One value for each leaf of a structure, from a value that has its structure, or less of it.
+
+    A leaf of `prefix` stands for all leaves below its place. None if `prefix` does not fit.
+    """
+    leaves, outer = flatten(prefix)
+    found: list[Any] = []
+    return found if _broadcast(outer, iter(leaves), spec, found) else None
+
+
+def _broadcast(outer: Spec, leaves: Iterator[Any], spec: Spec, found: list[Any]) -> bool:
+    if outer is None:
+        found += [next(leaves)] * count_leaves(spec)
+        return True
+    if spec is None or outer[0] is not spec[0] or outer[1] != spec[1]:
+        return False
+    return all(_broadcast(a, leaves, b, found) for a, b in zip(outer[2], spec[2], strict=True))
+
+
+def describe(spec: Spec) -> str:
+    """A structure as text, with ``*`` for each leaf."""
+    return repr(unflatten(spec, iter([_Leaf()] * count_leaves(spec))))
+
+
+class _Leaf:
+    def __repr__(self) -> str:
+        return "*"

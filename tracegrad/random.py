@@ -78,7 +78,16 @@ class Generator:
             fill_(self._counter, counter)
 
     def bits(self, shape: tuple[int, ...]) -> Tensor:
-        """64 random bits per element, as int64."""
+        """64 random bits per element, as int64; under ``vmap`` as its `randomness` has it."""
+        stacks = [level for level in state.levels if level.draws_anew()]
+        if stacks:
+            drawn = self._draw((*(level.size for level in stacks), *shape))
+            for level in stacks:
+                drawn = level.wrap(drawn, batched=True)
+            return drawn
+        return self._draw(shape)
+
+    def _draw(self, shape: tuple[int, ...]) -> Tensor:
         count = math.prod(shape)
         out = apply(_random_bits, (self._key, self._counter), {"shape": shape})
         step = as_tensor_operand(count, self._counter)

@@ -10,6 +10,7 @@ a trace has to know about).
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from tracegrad import formatting
 from tracegrad.device import Device, cpu
 from tracegrad.grad_mode import state
 from tracegrad.ir.types import DType, from_numpy_dtype
+from tracegrad.lifted import Lifted
 from tracegrad.node import (
     AccumulateGrad,
     Node,
@@ -83,6 +85,7 @@ class Tensor:
     _hooks: dict[int, Any] | None = None
     _post_hooks: dict[int, Any] | None = None
     _accumulator_ref: Any = None
+    _tangents: dict[Any, Tensor] | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Tensor:
         if not args:
@@ -231,7 +234,8 @@ class Tensor:
                     "var_no_grad = var.detach()."
                 )
             return self
-        if state.trace is not None and self._requires_grad is not bool(requires_grad):
+        changed = self._requires_grad is not bool(requires_grad)
+        if changed and state.trace is not None and not is_lifted(self):
             state.trace.changed_flags(self)
         self._requires_grad = bool(requires_grad)
         return self
@@ -360,7 +364,7 @@ class Tensor:
         """The same storage, cut off from the history."""
         out = new_tensor(self._data.view())
         out._counter = self._version_counter()
-        if state.trace is not None:
+        if state.trace is not None and not is_lifted(self):
             state.trace.alias(out, self)
         return out
 
@@ -401,7 +405,7 @@ class Tensor:
                 f"a Tensor with {self._data.size} elements cannot be converted to Scalar"
             )
         value = self._data.item()
-        if state.trace is not None:
+        if state.trace is not None and not is_lifted(self):
             state.trace.read_value(self, value)
         return value
 
@@ -410,6 +414,8 @@ class Tensor:
             if self._data.size == 0:
                 raise RuntimeError("Boolean value of Tensor with no values is ambiguous")
             raise RuntimeError("Boolean value of Tensor with more than one value is ambiguous")
+        if is_lifted(self):
+            return self._data.truth()  # type: ignore[attr-defined]
         value = bool(self._data.item())
         if state.trace is not None:
             state.trace.read_branch(self, value)
@@ -488,12 +494,30 @@ class Tensor:
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         self._escapes("print")
         node = self._grad_fn
+        if is_lifted(self) or self._tangents:
+            return self._repr_at_level()
         return formatting.format_tensor(
             self._data,
             requires_grad=self._requires_grad,
             grad_fn_name=None if node is None else node.name(),
             default_float=default_float().np,
         )
+
+    def _repr_at_level(self) -> str:
+        """What a tensor looks like inside of a transform: torch's names for it."""
+        levels = list(state.levels)
+        data: Any = self._data
+        if is_lifted(self):
+            number = levels.index(data.level) + 1 if data.level in levels else -1
+            what = (
+                f"BatchedTensor(lvl={number}, bdim=0"
+                if data.batched
+                else f"GradTrackingTensor(lvl={number}"
+            )
+            return f"{what}, value=\n" + textwrap.indent(f"{data.physical!r}\n", "    ") + ")"
+        tangents = [t for level, t in (self._tangents or {}).items() if level in levels]
+        text = repr(self.detach())
+        return f"{text[:-1]}, tangent={tangents[-1]!r})" if tangents else text
 
     def __format__(self, spec: str) -> str:
         if self._data.ndim == 0 and type(self) is Tensor:
@@ -502,7 +526,7 @@ class Tensor:
 
     def _attributes(self) -> dict[str, Any]:
         """The user's own attributes."""
-        internal = ("_output_nr", "_hooks", "_post_hooks", "_accumulator_ref")
+        internal = ("_output_nr", "_hooks", "_post_hooks", "_accumulator_ref", "_tangents")
         return {name: value for name, value in self.__dict__.items() if name not in internal}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -524,6 +548,11 @@ class Tensor:
             out._grad = self._grad.__deepcopy__(memo)
         memo[id(self)] = out
         return out
+
+
+def is_lifted(x: Tensor) -> bool:
+    """Whether `x` belongs to a transform level rather than holding an array."""
+    return x._data.__class__ is Lifted
 
 
 _new = object.__new__
@@ -579,7 +608,7 @@ def _rebuild_output(array: np.ndarray, node: Node) -> Tensor:
     out = new_tensor(array)
     out._grad_fn = node
     out._requires_grad = True
-    if state.trace is not None:
+    if state.trace is not None and not is_lifted(out):
         state.trace.recall(out, node)
     return out
 

@@ -315,6 +315,11 @@ class Trace:
             self.stopped.add(value)
         self._set(out, value)
 
+    def follow(self, record: Record, tensor: Tensor) -> None:
+        """The record of a transform level made this tensor: its adjoint is that of the tensor's node."""
+        if self.failure is None:
+            self.records[record] = self.value_of(tensor)
+
     def data_alias(self, out: Tensor, tensor: Tensor) -> None:
         """`out` is `tensor.data`: it shares memory, but each counts its own in-place changes."""
         if self.failure is not None:

@@ -33,7 +33,7 @@ _LATE = {"Function": "function", "gradcheck": "differences", "gradgradcheck": "d
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("functional", "profiler"):
+    if name in ("forward_ad", "functional", "profiler"):
         return importlib.import_module(f"{__name__}.{name}")
     if name in _LATE:
         return getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)

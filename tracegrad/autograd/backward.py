@@ -85,6 +85,11 @@ def backward(
             stacklevel=2,
         )
         grad_tensors = grad_variables
+    if any(level.tapes for level in state.levels):
+        raise RuntimeError(
+            "backward() called inside a functorch transform. This is not supported, please use functorch.grad or "
+            "functorch.vjp instead or call backward() outside of functorch transforms."
+        )
     chosen = None if inputs is None else _as_tuple(inputs)
     if chosen is not None and not chosen:
         raise RuntimeError("`inputs` argument to `backward()` cannot be empty.")

@@ -58,7 +58,7 @@ def run(
 
     Linear in the number of records; no recursion. Complexity of the order: a sort by sequence number.
     """
-    as_tensors = create_graph or state.trace is not None
+    as_tensors = create_graph or state.trace is not None or bool(state.levels)
     check_nan = state.check_nan
     if check_nan and state.trace is not None:
         state.trace.give_up("anomaly detection is on")

@@ -341,9 +341,12 @@ def eye(
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """The identity matrix."""
-    values = np.eye(n, m, dtype=(resolve_dtype(dtype) or default_float()).np)
-    return _finish(values, list_source(values), device, requires_grad)
+    """The identity matrix: made where it is used, if it is compiled."""
+    if device is not None:
+        Device(device)
+    ones = iota(n).unsqueeze(-1) == iota(n if m is None else m)
+    out = ones.to(resolve_dtype(dtype) or default_float())
+    return out.requires_grad_() if requires_grad else out
 
 
 def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:

@@ -20,7 +20,7 @@ from tracegrad.ir.types import bool_, int64
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import as_tensor_operand, canonical_dim, is_number, to_dtype
 from tracegrad.ops.shaping import at_position, expand, permute, reshape, reverse
-from tracegrad.tensor import Tensor, make_tensor, new_tensor
+from tracegrad.tensor import Tensor, is_lifted, make_tensor, new_tensor
 from tracegrad.views import apply_view, check_rebase
 
 _slice = registered("slice")
@@ -249,7 +249,7 @@ def _resolve(part: Tensor, index: Index) -> tuple[list[int], Tensor, tuple[int, 
     for dim, item in zip(dims, indices, strict=True):
         extent = shape[dim]
         wrapped = ew.where(ew.lt(item, 0), ew.add(item, extent), item)
-        if state.trace is None and item._data.size:
+        if state.trace is None and item._data.size and not is_lifted(item):
             low, high = int(item._data.min()), int(item._data.max())
             if low < -extent or high >= extent:
                 wrong = low if low < -extent else high

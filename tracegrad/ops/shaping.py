@@ -11,7 +11,7 @@ import numpy as np
 from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.ir.op import registered
 from tracegrad.ops.arguments import canonical_dim, result_dtype, shape_from, to_dtype
-from tracegrad.tensor import Tensor
+from tracegrad.tensor import Tensor, is_lifted
 from tracegrad.views import apply_view
 
 _reshape = registered("reshape")
@@ -242,7 +242,8 @@ def contiguous(input: Tensor, memory_format: Any = None) -> Tensor:
     if input._data.flags.c_contiguous:
         return input
     out = apply(_copy, (input,))
-    out._data = np.ascontiguousarray(out._data)
+    if not is_lifted(out):
+        out._data = np.ascontiguousarray(out._data)
     return out
 
 

@@ -1,0 +1,313 @@
+"""Transform levels: what ``vmap``, ``func.grad`` and forward mode make of each operation.
+
+A function transform enters a :class:`Level`; levels nest, and ``state.levels`` lists those of this thread, outermost
+first. While there is one, ``dispatch.apply`` leaves operations to :func:`apply_at_levels`:
+
+- A *lifting* level (:class:`GradLevel`, :class:`BatchLevel`) gives the function Tensors that hold Lifted values. An
+  operation on them is an operation on the tensors below, at the levels below, as a batching rule has it where a
+  value is a stack; and it leaves a record at its own level, if gradients are asked for there. So each level has a
+  tape of its own, and the derivative of a derivative does not mistake one variable for another.
+- A :class:`DualLevel` lets tensors carry a tangent, and adds to each operation its ``push`` (forward mode).
+
+Everything ends in plain operations on plain tensors, which ordinary autograd records, a trace follows and the
+compiler compiles. The idea of one interpreter per level is functorch's (He, Zou: functorch, 2021).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from tracegrad.dispatch import apply_plain, check_types, record
+from tracegrad.grad_mode import state
+from tracegrad.ir.op import Op, registered
+from tracegrad.lifted import Lifted
+from tracegrad.node import OpNode
+from tracegrad.tensor import Tensor, is_lifted, new_tensor
+
+_numbers = itertools.count(1)
+_copy = registered("copy")
+
+
+class Level:
+    """One transform that is going on. A context manager; may be entered again after it was left.
+
+    Attributes:
+        number: levels entered later have larger ones.
+        grad: the grad mode outside.
+        entered: whether it is going on.
+    """
+
+    tapes = False
+    """Whether the level has a tape of its own."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.grad = True
+        self.entered = False
+
+    def __enter__(self) -> Any:
+        self.number = next(_numbers)
+        self.grad = state.grad
+        self.entered = True
+        state.levels = (*state.levels, self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.entered = False
+        state.levels = tuple(level for level in state.levels if level is not self)
+
+    def draws_anew(self) -> bool:
+        """Whether random numbers differ between the examples of a stack at this level."""
+        return False
+
+    def apply(self, op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
+        """`apply_at_levels`, for dispatch, which knows nothing of levels."""
+        return apply_at_levels(op, operands, attrs)
+
+
+class LiftingLevel(Level):
+    """A level with a tape of its own, whose tensors hold Lifted values."""
+
+    tapes = True
+    size = 1
+    """The number of examples in a stack."""
+    quiet = False
+    """Whether nothing is recorded at this level: its own tape is being swept."""
+
+    def lift(self, x: Tensor) -> Tensor:
+        """`x` as a constant of this level; itself if it belongs to this level."""
+        data: Any = x._data
+        if data.__class__ is Lifted and data.level is self:
+            return x
+        out = self.wrap(x, batched=False)
+        out._counter = x._counter
+        return out
+
+    def wrap(self, physical: Tensor, *, batched: bool) -> Tensor:
+        """The tensor of this level that stands for `physical`."""
+        data: Any = Lifted(physical, batched, self)
+        return new_tensor(data)
+
+    def copied(self, physical: Tensor) -> Tensor:
+        """A copy of a tensor of the level below."""
+        with Below(self):
+            return _copy(physical)
+
+    def lower(self, x: Tensor) -> tuple[Tensor, bool]:
+        """The tensor of the level below that `x` stands for, and whether it is a stack."""
+        data: Any = x._data
+        if data.__class__ is Lifted and data.level is self:
+            return data.physical, data.batched
+        return x, False
+
+
+class GradLevel(LiftingLevel):
+    """Reverse mode: ``func.grad``, ``vjp``, ``jacrev``."""
+
+
+class BatchLevel(LiftingLevel):
+    """``vmap``.
+
+    Args:
+        size: the number of examples.
+        randomness: ``"error"``, ``"same"`` or ``"different"``: what random numbers are to the examples.
+    """
+
+    def __init__(self, size: int, randomness: str = "error") -> None:
+        super().__init__()
+        self.size = size
+        self.randomness = randomness
+
+    def draws_anew(self) -> bool:
+        if self.randomness == "error":
+            raise RuntimeError(
+                "vmap: called random operation while in randomness error mode. Please either use the 'same' or "
+                "'different' randomness flags on vmap or perform the randomness operation out of vmap"
+            )
+        return self.randomness == "different"
+
+    def stacked(self, x: Tensor) -> Tensor:
+        """The stack that `x` stands for, with the axis of the examples in front; repeated if all are the same."""
+        physical, batched = self.lower(x)
+        return physical if batched else physical.expand(self.size, *physical.shape)
+
+
+class DualLevel(Level):
+    """Forward mode: ``func.jvp``, ``autograd.forward_ad``.
+
+    Args:
+        by_user: ``autograd.forward_ad.enter_dual_level`` began it.
+    """
+
+    def __init__(self, *, by_user: bool = False) -> None:
+        super().__init__()
+        self.by_user = by_user
+
+    def attach(self, primal: Tensor, tangent: Tensor) -> Tensor:
+        """A view of `primal` that carries a tangent."""
+        if not primal.is_floating_point():
+            raise ValueError(
+                f"Expected primal to be floating point or complex, but got: {primal.dtype}"
+            )
+        check_tangent(primal, tangent)
+        dual = primal.view_as(primal)
+        dual._tangents = {**(primal._tangents or {}), self: tangent}
+        return dual
+
+    def tangent_of(self, x: Tensor) -> Tensor | None:
+        """The tangent that `x` carries at this level."""
+        tangents = x._tangents
+        return None if tangents is None else tangents.get(self)
+
+    def without_tangent(self, x: Tensor) -> Tensor:
+        """`x` as it is outside of this level; itself if it carries no tangent."""
+        if self.tangent_of(x) is None:
+            return x
+        out = new_tensor(x._data)
+        out._grad_fn, out._output_nr = x._grad_fn, x._output_nr
+        out._requires_grad, out._counter = x._requires_grad, x._counter
+        if state.trace is not None and not is_lifted(x):
+            state.trace.alias(out, x)
+        rest = {level: t for level, t in (x._tangents or {}).items() if level is not self}
+        out._tangents = rest or None
+        return out
+
+    def push(self, op: Op, operands: Sequence[Any], attrs: dict[str, Any], out: Tensor) -> None:
+        """Give the result of an operation its tangent."""
+        tangents = [self.tangent_of(x) if isinstance(x, Tensor) else None for x in operands]
+        if out._data.dtype.kind != "f" or all(t is None for t in tangents):
+            return
+        # Tangents are values of the levels outside: an inner level's perturbation is not seen there.
+        previous = state.levels
+        state.levels = _outside(self)
+        try:
+            tangent = op.push(tangents, out, operands, attrs)
+        finally:
+            state.levels = previous
+        if tangent is not None:
+            if out._tangents is None:
+                out._tangents = {}
+            out._tangents[self] = tangent
+
+
+def check_tangent(primal: Tensor, tangent: Tensor) -> None:
+    """Raise torch's error for a tangent of another shape or dtype."""
+    if tangent.shape != primal.shape:
+        raise RuntimeError(
+            f"Trying to set a forward gradient that has a different size than that of the original Tensor, this is "
+            f"not supported. Tensor is of size {list(primal.shape)} while the given forward gradient is of size "
+            f"{list(tangent.shape)}."
+        )
+    if not tangent.is_floating_point():
+        raise ValueError(
+            f"Expected tangent to be floating point or complex, but got: {tangent.dtype}"
+        )
+
+
+def _outside(level: Level) -> tuple[Any, ...]:
+    """The levels that `level` was entered in."""
+    return tuple(other for other in state.levels if other.number < level.number)
+
+
+def apply_at_levels(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
+    """Apply an op while there are levels: at the innermost one that an operand belongs to, then push tangents."""
+    innermost: LiftingLevel | None = None
+    for x in operands:
+        if isinstance(x, Tensor):
+            if x._base is not None:
+                x._renew()
+            data: Any = x._data
+            if data.__class__ is Lifted and (
+                innermost is None or data.level.number > innermost.number
+            ):
+                innermost = data.level
+    if innermost is None:
+        number = 0
+        out = apply_plain(op, operands, attrs)
+    else:
+        number = innermost.number
+        out = _apply_lifted(innermost, op, operands, attrs)
+    for level in state.levels:
+        if level.number > number and level.__class__ is DualLevel:
+            level.push(op, operands, attrs, out)
+    return out
+
+
+def _apply_lifted(
+    level: LiftingLevel, op: Op, operands: Sequence[Any], attrs: dict[str, Any]
+) -> Tensor:
+    """Apply an op to tensors of a level: to what they stand for, at the levels outside; and record it here."""
+    check_entered(level)
+    lifted = [level.lift(x) if isinstance(x, Tensor) else x for x in operands]
+    physical, batched = [], []
+    needs_grad = False
+    for x in lifted:
+        if isinstance(x, Tensor):
+            data: Any = x._data
+            physical.append(data.physical)
+            batched.append(data.batched)
+            needs_grad = needs_grad or x._requires_grad
+        else:
+            physical.append(x)
+            batched.append(False)
+    any_batched = True in batched
+    with Below(level):
+        try:
+            value = (
+                op.batch(level.size, physical, batched, attrs)
+                if any_batched
+                else op(*physical, **attrs)
+            )
+        except Exception:
+            check_types(op, lifted, attrs)  # Says it of one example.
+            raise
+    out = level.wrap(value, batched=any_batched)
+    if needs_grad and state.grad and not level.quiet and value._data.dtype.kind == "f":
+        record(op, lifted, attrs, out)
+        trace = state.trace
+        if trace is not None and isinstance(out._grad_fn, OpNode):
+            trace.follow(out._grad_fn, plainest(value))
+    return out
+
+
+def check_entered(level: Level) -> None:
+    """Raise an error for a tensor that outlived the transform that it was made in."""
+    if not level.entered:
+        raise RuntimeError(
+            "a tensor that was made inside a transform (vmap, grad, ...) is used after it; return it from the "
+            "function that is transformed instead of storing it somewhere else"
+        )
+
+
+class Below:
+    """Inside this context only the levels outside of `level` are going on, and record only if they did before."""
+
+    __slots__ = ("_grad", "_levels", "level")
+
+    def __init__(self, level: Level) -> None:
+        self.level = level
+
+    def __enter__(self) -> None:
+        self._levels, self._grad = state.levels, state.grad
+        state.levels = _outside(self.level)
+        state.grad = state.grad and self.level.grad
+
+    def __exit__(self, *exc_info: object) -> None:
+        state.levels, state.grad = self._levels, self._grad
+
+
+def plainest(x: Tensor) -> Tensor:
+    """The tensor without levels at the bottom of `x`."""
+    data: Any = x._data
+    while data.__class__ is Lifted:
+        x = data.physical
+        data = x._data
+    return x
