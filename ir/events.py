@@ -24,13 +24,16 @@ How the hot path reports. Import the module, never its flags, because these chan
         start = events.now()
         out = evaluate(...)
         shapes = [x.shape for x in operands] if events.wants_shapes else None
-        events.record("op", "aten::sin", start, events.now(), shapes, None, sequence)
+        events.record(events.OP, "aten::sin", start, events.now(), shapes, None, sequence)
     else:
         out = evaluate(...)
 
 The backward sweep reports each node twice: the derivative rule alone as `BACKWARD`, named by the
-node ("SinBackward0"), and around it the whole work on the node, with hooks and accumulation, as
-`ENGINE` ("autograd::engine::evaluate_function: SinBackward0"); both with the same sequence number.
+node ("SinBackward0"), and around it the whole work on the node, with hooks, as `ENGINE`
+("autograd::engine::evaluate_function: SinBackward0"); both with the same sequence number.
+
+Memory is reported while `wants_memory` holds: whoever makes an array says so with `allocated`,
+which also reports when the array is freed.
 
 `active` must be read once per op, before it runs, and costs one attribute lookup. A region whose
 end is in other code, or that is not hot, uses `token = begin(name, kind)` and `end(token)`, or
@@ -42,10 +45,13 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from threading import get_ident
 from time import perf_counter_ns
 from typing import Any
+
+import numpy as np
 
 from .location import SourceLocation, is_internal
 
@@ -57,6 +63,8 @@ USER = "user"  # a region that the user named
 PASS = "pass"  # a pass over a graph
 COMPILE = "compile"  # code generation, and what belongs to it
 NATIVE = "native"  # a call of compiled code
+MODULE = "module"  # the forward call of a module
+MEMORY = "memory"  # memory allocated or freed: an instant, with the number of bytes in `info`
 
 Event = tuple[str, str, int, int, int, Any, Any, int | None, dict[str, Any]]
 Token = tuple[str, str, dict[str, Any], int, int]
@@ -65,13 +73,16 @@ Token = tuple[str, str, dict[str, Any], int, int]
 active = False
 wants_shapes = False
 wants_stack = False
+wants_memory = False
+wants_modules = False
 
 now = perf_counter_ns
 
 _MAX_STACK = 32
 
 _lock = threading.Lock()
-_subscriptions: list[tuple[Callable[[Event], object], bool, bool]] = []
+_subscriptions: list[tuple[Callable[[Event], object], tuple[bool, ...]]] = []
+_allocated: dict[int, weakref.ref[np.ndarray]] = {}
 _followers: list[Callable[[bool], object]] = []
 
 
@@ -79,27 +90,34 @@ def _discard(event: Event) -> None:
     """The listener while nobody listens: an op may have begun before the last listener left."""
 
 
-_emit: Callable[[Event], object] = _discard
+emit: Callable[[Event], object] = _discard
+"""Hand an event to whoever listens; read as an attribute of the module, since it changes."""
 
 
 def subscribe(
-    listener: Callable[[Event], object], *, shapes: bool = False, stack: bool = False
+    listener: Callable[[Event], object],
+    *,
+    shapes: bool = False,
+    stack: bool = False,
+    memory: bool = False,
+    modules: bool = False,
 ) -> None:
     """Call `listener(event)` for each event of every thread from now on, in the thread where it
     ended.
 
     `shapes` asks the ops for the shapes of their operands, `stack` has the user's frames recorded
-    as `location`. The listener must be quick and must not raise; `list.append` is ideal.
+    as `location`, `memory` asks for what is allocated and freed, `modules` for the calls of
+    modules. The listener must be quick and must not raise; `list.append` is ideal.
     """
     with _lock:
-        _subscriptions.append((listener, shapes, stack))
+        _subscriptions.append((listener, (shapes, stack, memory, modules)))
         _publish()
 
 
 def unsubscribe(listener: Callable[[Event], object]) -> None:
     """Stop calling `listener`. Raises ValueError if it is not subscribed."""
     with _lock:
-        for index, (known, _, _) in enumerate(_subscriptions):
+        for index, (known, _) in enumerate(_subscriptions):
             if known == listener:
                 del _subscriptions[index]
                 break
@@ -120,27 +138,29 @@ def when_changed(follower: Callable[[bool], object]) -> None:
 
 def _publish() -> None:
     """Derive what the hot path reads from the subscriptions."""
-    global active, wants_shapes, wants_stack, _emit
-    listeners = [listener for listener, _, _ in _subscriptions]
-    wants_shapes = any(shapes for _, shapes, _ in _subscriptions)
-    wants_stack = any(stack for _, _, stack in _subscriptions)
+    global active, wants_shapes, wants_stack, wants_memory, wants_modules, emit
+    listeners = [listener for listener, _ in _subscriptions]
+    wishes = [any(wish) for wish in zip(*(wishes for _, wishes in _subscriptions), strict=True)]
+    wants_shapes, wants_stack, wants_memory, wants_modules = wishes or [False] * 4
+    if not wants_memory:
+        _allocated.clear()
     if not listeners:
-        _emit = _discard
+        emit = _discard
     elif len(listeners) == 1:
-        _emit = listeners[0]
+        emit = listeners[0]
     else:
-        _emit = _emit_to(listeners)
+        emit = _emit_to(listeners)
     active = bool(listeners)
     for follower in _followers:
         follower(active)
 
 
 def _emit_to(listeners: list[Callable[[Event], object]]) -> Callable[[Event], None]:
-    def emit(event: Event) -> None:
+    def emit_to_all(event: Event) -> None:
         for listener in listeners:
             listener(event)
 
-    return emit
+    return emit_to_all
 
 
 def record(
@@ -155,8 +175,8 @@ def record(
 ) -> None:
     """Report an event of the current thread that has ended; times are those of `now`."""
     if wants_stack and location is None:
-        location = _user_stack()
-    _emit((kind, name, start_ns, end_ns, get_ident(), shapes, location, sequence, info))
+        location = user_stack()
+    emit((kind, name, start_ns, end_ns, get_ident(), shapes, location, sequence, info))
 
 
 def begin(name: str, category: str = USER, info: dict[str, Any] | None = None) -> Token | None:
@@ -175,8 +195,8 @@ def end(token: Token | None) -> None:
     name, kind, info, thread, start_ns = token
     if thread != get_ident():
         info = {**info, "end_thread": get_ident()}
-    location = _user_stack() if wants_stack else None
-    _emit((kind, name, start_ns, end_ns, thread, None, location, None, info))
+    location = user_stack() if wants_stack else None
+    emit((kind, name, start_ns, end_ns, thread, None, location, None, info))
 
 
 class span:  # noqa: N801  (used like a function)
@@ -197,7 +217,41 @@ class span:  # noqa: N801  (used like a function)
         end(self._token)
 
 
-def _user_stack() -> tuple[SourceLocation, ...]:
+def allocated(array: np.ndarray, *others: Any) -> None:
+    """Report the memory of a new array now, and once more when it is freed.
+
+    Does nothing for memory that was reported before or that one of `others` has (the result is a
+    view of an operand), or that NumPy does not own. To be called while `wants_memory` holds.
+    """
+    owner = _owner(array)
+    key = id(owner)
+    if key in _allocated or not owner.flags.owndata or not owner.nbytes:
+        return
+    if any(_owner(other) is owner for other in others if isinstance(other, np.ndarray)):
+        return
+    size = owner.nbytes
+
+    def release(_: object) -> None:
+        if _allocated.pop(key, None) is not None:
+            _report_bytes(-size)
+
+    _allocated[key] = weakref.ref(owner, release)
+    _report_bytes(size)
+
+
+def _owner(array: np.ndarray) -> np.ndarray:
+    """The array that an array is a view of."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+def _report_bytes(count: int) -> None:
+    time = perf_counter_ns()
+    emit((MEMORY, "[memory]", time, time, get_ident(), None, None, None, {"Bytes": count}))
+
+
+def user_stack() -> tuple[SourceLocation, ...]:
     """The user's frames, innermost first; those of tracegrad itself are left out."""
     stack: list[SourceLocation] = []
     frame = sys._getframe(2)

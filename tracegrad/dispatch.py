@@ -26,12 +26,12 @@ from tracegrad.ir.op import Op
 from tracegrad.ir.types import TensorType, from_numpy_dtype
 from tracegrad.node import (
     Edge,
-    Node,
     OpNode,
     new_op_node,
     node_class,
     present,
 )
+from tracegrad.reporting import call_reported, name_of_composite, report_op
 from tracegrad.tensor import Tensor, new_tensor
 
 NO_ATTRS: dict[str, Any] = {}
@@ -139,7 +139,7 @@ def apply_plain(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tenso
     if trace is not None:
         trace.record(op, operands, attrs, out)
     if listening:
-        _profile(op, values, begin, out)
+        report_op(op, values, begin, out)
     return out
 
 
@@ -279,24 +279,20 @@ def composite(name: str) -> Callable[[T], T]:
     """Mark a function that is a composition of ops but one operation to torch's users.
 
     Its result's ``grad_fn`` is called `name`, and ``next_functions`` leads to the records of the tensors
-    that were passed in, not to the inner ones.
+    that were passed in, not to the inner ones. In a profile it is an operation around the ops.
     """
+    label = name_of_composite(name)
 
     def decorate(function: T) -> T:
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            out = function(*args, **kwargs)
+            if events.active:
+                out = call_reported(label, function, args, kwargs)
+            else:
+                out = function(*args, **kwargs)
             return shown_as(out, name, *args, *kwargs.values()) if out._requires_grad else out
 
         return wrapped  # type: ignore[return-value]
 
     return decorate
 
-
-def _profile(op: Op, arrays: Sequence[Any], begin: int, out: Tensor) -> None:
-    """Report one operation to the profiler."""
-    node: Node | None = out._grad_fn
-    end = events.now()
-    shapes = [getattr(a, "shape", ()) for a in arrays] if events.wants_shapes else None
-    sequence = node.sequence if isinstance(node, OpNode) else None
-    events.record(events.OP, "aten::" + op.name, begin, end, shapes, None, sequence)

@@ -21,6 +21,7 @@ from tracegrad.ir.op import Op, registered
 from tracegrad.ir.ops.selection import cast
 from tracegrad.ir.types import from_numpy_dtype
 from tracegrad.node import Edge, OpNode, VersionCounter, present
+from tracegrad.reporting import report_in_place
 from tracegrad.tensor import Tensor, new_tensor
 from tracegrad.views import check_rebase, put_back
 
@@ -36,8 +37,9 @@ def apply_in_place(
         RuntimeError: `x` is a leaf that requires grad, or a view of one; or the result does not fit.
     """
     check_in_place(x)
+    begin = events.now() if events.active else 0
     nothing_to_record = state.trace is None and not (state.grad and _any_requires_grad(operands))
-    if nothing_to_record and op.eval.__class__ is np.ufunc and not events.active:
+    if nothing_to_record and op.eval.__class__ is np.ufunc:
         # Let the ufunc write into x, if the result is of its shape and dtype.
         token = silence()
         try:
@@ -46,10 +48,15 @@ def apply_in_place(
             pass
         else:
             bump_version(x)
+            if begin:
+                report_in_place(op, operands, begin)
             return x
         finally:
             restore(token)
-    return store(x, apply(op, former(x, operands), attrs))
+    store(x, apply(op, former(x, operands), attrs))
+    if begin:
+        report_in_place(op, operands, begin)
+    return x
 
 
 def former(x: Tensor, operands: Sequence[Any]) -> Sequence[Any]:

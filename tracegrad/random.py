@@ -22,6 +22,7 @@ from tracegrad.ir.types import DType, float64, int64
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import as_tensor_operand, new_shape, resolve_dtype, to_dtype
 from tracegrad.ops.conversion import fill_
+from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, default_float, new_tensor
 
 _random_bits = registered("random_bits")
@@ -146,6 +147,7 @@ def _finish(out: Tensor, requires_grad: bool) -> Tensor:
     return out.requires_grad_() if requires_grad else out
 
 
+@reported("aten::rand")
 def rand(
     *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
     generator: Generator | None = None,
@@ -157,6 +159,7 @@ def rand(
     )
 
 
+@reported("aten::randn")
 def randn(
     *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
     generator: Generator | None = None,
@@ -167,16 +170,19 @@ def randn(
     )
 
 
+@reported("aten::rand_like")
 def rand_like(input: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Uniform in [0, 1), in the shape and dtype of `input`."""
     return rand(input.shape, dtype=dtype or input.dtype, requires_grad=requires_grad)
 
 
+@reported("aten::randn_like")
 def randn_like(input: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Standard normal, in the shape and dtype of `input`."""
     return randn(input.shape, dtype=dtype or input.dtype, requires_grad=requires_grad)
 
 
+@reported("aten::randint")
 def randint(
     low: int, high: Any = None, size: Sequence[int] | None = None, *, dtype: Any = None,
     generator: Generator | None = None,
@@ -198,6 +204,7 @@ def randint(
     return to_dtype(values, resolve_dtype(dtype) or int64)
 
 
+@reported("aten::randperm")
 def randperm(n: int, *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
     """A random permutation of 0 ... n - 1."""
     keys = (generator or default_generator).bits((n,))
@@ -206,6 +213,7 @@ def randperm(n: int, *, dtype: Any = None, generator: Generator | None = None) -
     return new_tensor(order.astype((resolve_dtype(dtype) or int64).np))
 
 
+@reported("aten::normal")
 def normal(
     mean: Any = 0.0,
     std: Any = 1.0,
@@ -220,6 +228,7 @@ def normal(
     return ew.add(ew.mul(_normal(tuple(size), default_float(), generator), std), mean)
 
 
+@reported("aten::bernoulli")
 def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
     """1 with the probability that each element names, else 0."""
     return to_dtype(
@@ -227,6 +236,7 @@ def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
     )
 
 
+@reported("aten::uniform_")
 def uniform_(
     self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None
 ) -> Tensor:
@@ -234,6 +244,7 @@ def uniform_(
     return self.copy_(ew.add(ew.mul(_uniform(self._data.shape, self.dtype, generator), b - a), a))
 
 
+@reported("aten::normal_")
 def normal_(
     self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None
 ) -> Tensor:
@@ -241,6 +252,7 @@ def normal_(
     return self.copy_(ew.add(ew.mul(_normal(self._data.shape, self.dtype, generator), std), mean))
 
 
+@reported("aten::bernoulli_")
 def bernoulli_(self: Tensor, p: float = 0.5, *, generator: Generator | None = None) -> Tensor:
     """Fill in place with 1 with probability `p`, else 0."""
     drawn = ew.lt(_uniform(self._data.shape, default_float(), generator), p)

@@ -10,11 +10,17 @@ import numpy as np
 
 from tracegrad.autograd import engine
 from tracegrad.grad_mode import state
+from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, new_tensor
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
     return (value,) if isinstance(value, Tensor) or value is None else tuple(value)
+
+
+@reported("aten::ones_like")
+def _ones_like(output: Tensor) -> Tensor:
+    return new_tensor(np.ones_like(output._data))
 
 
 def _seeds(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[Tensor]:
@@ -24,7 +30,7 @@ def _seeds(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> lis
         if gradient is None:
             if output.requires_grad and output.numel() != 1:
                 raise RuntimeError("grad can be implicitly created only for scalar outputs")
-            gradient = new_tensor(np.ones_like(output._data))
+            gradient = _ones_like(output)
             if state.trace is not None:
                 state.trace.begin_adjoint(output._grad_fn)
                 state.trace.created(gradient, 1.0)

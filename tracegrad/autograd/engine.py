@@ -22,6 +22,7 @@ from tracegrad.ir.autodiff import sweep
 from tracegrad.ir.numpy_errors import restore, silence
 from tracegrad.ir.op import registered
 from tracegrad.node import Edge, Node
+from tracegrad.reporting import accumulate_reported, pull_reported, report_record
 from tracegrad.tensor import Tensor, new_tensor, set_grad
 
 _ADD = registered("add")
@@ -87,6 +88,7 @@ def run(
             yield node
 
     def pull(node: Node, ct: Any) -> Iterator[tuple[Any, Any]]:
+        begin = events.now() if events.active else 0
         if node.tensor_hooks is not None or node.retained is not None or captures:
             ct = _observe(node, ct, captures, results, as_tensors)
         needed = [
@@ -100,8 +102,8 @@ def run(
         if state.trace is not None:
             state.trace.begin_adjoint(node)
         pulled = (
-            _profiled_pull(node, ct, needed, as_tensors)
-            if events.active
+            pull_reported(node, ct, needed, as_tensors)
+            if begin
             else node.pull(ct, needed, as_tensors)
         )
         if check_nan:
@@ -110,6 +112,8 @@ def run(
             pulled = _run_post_hooks(node, pulled, ct)
         if not retain_graph:
             node.release()
+        if begin:
+            report_record(node, begin)
         for i, contribution in enumerate(pulled):
             if contribution is not None:
                 yield _key(node.edges[i], node, i), contribution
@@ -126,17 +130,6 @@ def run(
             state.trace.begin_adjoint(None)
     _finish(cotangents, captures, results, inputs, create_graph, accumulate)
     return results
-
-
-def _profiled_pull(node: Node, ct: Any, needed: Sequence[bool], as_tensors: bool) -> list[Any]:
-    """`Node.pull`, told to the profiler: the rule, and around it the engine's work on the record."""
-    begin = events.now()
-    pulled = node.pull(ct, needed, as_tensors)
-    end = events.now()
-    events.record(events.BACKWARD, node.name(), begin, end, None, None, node.sequence)
-    name = "autograd::engine::evaluate_function: " + node.name()
-    events.record(events.ENGINE, name, begin, events.now(), None, None, node.sequence)
-    return pulled
 
 
 def _key(edge: Edge, node: Node, index: int) -> Any:
@@ -261,7 +254,10 @@ def _finish(
             for position in captures.get((leaf, 0), ()):
                 results[position] = _to_tensor(ct)
         elif chosen is None or id(leaf) in chosen:
-            _accumulate(leaf, _to_tensor(ct), create_graph)
+            if events.active:
+                accumulate_reported(_accumulate, leaf, _to_tensor(ct), create_graph)
+            else:
+                _accumulate(leaf, _to_tensor(ct), create_graph)
             if leaf._post_hooks:
                 _tell_trace()
                 for hook in list(leaf._post_hooks.values()):

@@ -22,12 +22,14 @@ from tracegrad.ops.indexing import index_select
 from tracegrad.ops.reduction import norm
 from tracegrad.ops.reduction import sum as sum_
 from tracegrad.ops.shaping import narrow, reshape, unsqueeze
+from tracegrad.reporting import reported
 from tracegrad.size import Size
 from tracegrad.tensor import Tensor
 
 _pad = registered("pad")
 
 
+@reported("aten::linear")
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``input @ weight.T + bias``.
 

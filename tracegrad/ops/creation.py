@@ -13,6 +13,7 @@ from tracegrad.dispatch import apply
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType, float32, from_numpy_dtype, int64
 from tracegrad.ops.arguments import new_shape, number_dtype, resolve_dtype
+from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, default_float, make_tensor
 
 
@@ -157,6 +158,7 @@ def _filled(
     return _finish(array, value, device, requires_grad)
 
 
+@reported("aten::zeros")
 def zeros(
     *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, out: Any = None
 ) -> Tensor:
@@ -164,6 +166,7 @@ def zeros(
     return _filled(size, 0, dtype, device, requires_grad)
 
 
+@reported("aten::ones")
 def ones(
     *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, out: Any = None
 ) -> Tensor:
@@ -171,6 +174,7 @@ def ones(
     return _filled(size, 1, dtype, device, requires_grad)
 
 
+@reported("aten::empty")
 def empty(
     *size: Any,
     dtype: Any = None,
@@ -182,6 +186,7 @@ def empty(
     return _filled(size, 0, dtype, device, requires_grad)
 
 
+@reported("aten::full")
 def full(
     size: Sequence[int],
     fill_value: Any,
@@ -202,6 +207,7 @@ def _like(input: Tensor, value: Any, dtype: Any, device: Any, requires_grad: boo
     )
 
 
+@reported("aten::zeros_like")
 def zeros_like(
     input: Tensor,
     *,
@@ -214,6 +220,7 @@ def zeros_like(
     return _like(input, 0, dtype, device, requires_grad)
 
 
+@reported("aten::ones_like")
 def ones_like(
     input: Tensor,
     *,
@@ -226,6 +233,7 @@ def ones_like(
     return _like(input, 1, dtype, device, requires_grad)
 
 
+@reported("aten::empty_like")
 def empty_like(
     input: Tensor,
     *,
@@ -238,6 +246,7 @@ def empty_like(
     return _like(input, 0, dtype, device, requires_grad)
 
 
+@reported("aten::full_like")
 def full_like(
     input: Tensor,
     fill_value: Any,
@@ -250,16 +259,19 @@ def full_like(
     return _like(input, fill_value, dtype, device, requires_grad)
 
 
+@reported("aten::new_zeros")
 def new_zeros(input: Tensor, *size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros of a given shape in the dtype of `input`."""
     return _filled(size, 0, resolve_dtype(dtype) or input.dtype, None, requires_grad)
 
 
+@reported("aten::new_ones")
 def new_ones(input: Tensor, *size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones of a given shape in the dtype of `input`."""
     return _filled(size, 1, resolve_dtype(dtype) or input.dtype, None, requires_grad)
 
 
+@reported("aten::new_full")
 def new_full(input: Tensor, size: Sequence[int], fill_value: Any, *, dtype: Any = None) -> Tensor:
     """One value in a given shape, in the dtype of `input`."""
     return _filled((tuple(size),), fill_value, resolve_dtype(dtype) or input.dtype, None, False)
@@ -272,6 +284,7 @@ def new_tensor(
     return tensor(data, dtype=resolve_dtype(dtype) or input.dtype, requires_grad=requires_grad)
 
 
+@reported("aten::arange")
 def arange(
     start: Any,
     end: Any = None,
@@ -305,6 +318,7 @@ def list_source(values: np.ndarray) -> Any:
     return values.tolist()
 
 
+@reported("aten::linspace")
 def linspace(
     start: Any,
     end: Any,
@@ -333,6 +347,7 @@ def linspace(
     return _finish(values, list_source(values), device, requires_grad)
 
 
+@reported("aten::eye")
 def eye(
     n: int,
     m: int | None = None,

@@ -12,6 +12,7 @@ from tracegrad.ir.types import DType, bool_, int64
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import canonical_dim, canonical_dims, floating, resolve_dtype, to_dtype
 from tracegrad.ops.elementwise import write_out
+from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor
 
 Dims = int | Sequence[int] | None
@@ -58,6 +59,7 @@ def _count(input: Tensor, axes: tuple[int, ...]) -> int:
     return math.prod(input._data.shape[a] for a in axes)
 
 
+@reported("aten::mean")
 def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The arithmetic mean over `dim`.
 
