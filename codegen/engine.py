@@ -27,6 +27,8 @@ import llvmlite.ir as ll
 from llvmlite.binding.ffi import ObjectRef
 from llvmlite.binding.newpassmanagers import NewPassManager
 
+from ..ir import events
+
 # LLVM is only ever entered with this lock held. llvmlite releases the GIL while LLVM works.
 _lock = threading.RLock()
 
@@ -141,7 +143,10 @@ def compile_module(
     module: ll.Module | str, *, optimize: int = 2, target: Host | None = None
 ) -> NativeModule:
     """Compile a module and load it: :func:`compile_object`, then :func:`load_object`."""
-    return load_object(compile_object(module, optimize=optimize, target=target))
+    with events.span("LLVM: compile", events.COMPILE):
+        code = compile_object(module, optimize=optimize, target=target)
+    with events.span("LLVM: load", events.COMPILE):
+        return load_object(code)
 
 
 def compile_object(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ir import events
 from ..ir.graph import Node
 from ..ir.interpreter import evaluate_node
 from ..ir.numpy_errors import quiet
@@ -41,14 +42,18 @@ def compile_program(program: Program, *, optimize: int = 2) -> NativeExecutable:
     """
     started = time.perf_counter()
     cpu = host()
-    schedule = make_schedule(program, cpu)
-    split = any(isinstance(kernel, PythonStep) for kernel in schedule.kernels)
-    plan = plan_memory(schedule.kernels, shared=split)
+    kernels: list[str] = []
+    with events.span("schedule", events.COMPILE, Kernels=kernels):
+        schedule = make_schedule(program, cpu)
+        split = any(isinstance(kernel, PythonStep) for kernel in schedule.kernels)
+        plan = plan_memory(schedule.kernels, shared=split)
+        kernels += [type(kernel).__name__ for kernel in schedule.kernels]
     scheduled = time.perf_counter()
     arguments = _arguments(schedule, plan)
     with_entry = not split and entry_supported()
-    segments = emit_program(schedule, plan, cpu, arguments, with_entry)
-    text = str(segments.module)
+    with events.span("emit LLVM IR", events.COMPILE):
+        segments = emit_program(schedule, plan, cpu, arguments, with_entry)
+        text = str(segments.module)
     emitted = time.perf_counter()
     native = compile_module(text, optimize=optimize)
     finished = time.perf_counter()

@@ -16,6 +16,23 @@ from tracegrad import profiler
 from tracegrad.profiler import ProfilerAction, ProfilerActivity, profile, schedule
 
 
+@pytest.fixture(autouse=True)
+def warned_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a cycle clears the one before is said once in a process."""
+    monkeypatch.setattr(profiler, "_warned_of_clearing", True)
+
+
+def test_a_cycle_clears_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiler, "_warned_of_clearing", False)
+    with (
+        profile(schedule=schedule(wait=0, warmup=1, active=1)) as prof,
+        pytest.warns(UserWarning, match="Profiler clears events at the end of each cycle") as seen,
+    ):
+        for _ in range(6):
+            prof.step()
+    assert len(seen) == 1
+
+
 def run_steps(prof: profile, count: int) -> None:
     for i in range(count):
         now = bus.now()
@@ -66,7 +83,7 @@ def test_accumulated_cycles() -> None:
     plan = schedule(wait=1, warmup=1, active=1)
     with profile(schedule=plan, acc_events=True) as prof:
         run_steps(prof, 6)
-    assert op_names(prof) == ["op2", "op5"]
+    assert op_names(prof) == ["op5", "op2"]
 
 
 def test_incorrect_schedule() -> None:
@@ -85,15 +102,56 @@ def test_before_anything_was_recorded() -> None:
         prof.export_chrome_trace("nowhere")
 
 
-def test_refused_options() -> None:
-    with pytest.raises(RuntimeError, match="CPU only"):
+def test_activities() -> None:
+    with pytest.warns(UserWarning, match="CUDA is not available, disabling CUDA profiling"):
         profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
-    with pytest.raises(RuntimeError, match="CPU only"):
-        profile(use_cuda=True)
+    with pytest.warns(FutureWarning, match="`use_cuda` is deprecated, use `activities`"):
+        profile(use_cuda=False)
     with pytest.raises(AssertionError, match="No valid profiler activities found"):
         profile(activities=[])
-    with pytest.raises(NotImplementedError, match="profile_memory"):
-        profile(profile_memory=True)
+    with pytest.raises(ValueError, match="Activity ProfilerActivity.CPU specified more than once"):
+        profile(activities=[ProfilerActivity.CPU] * 2)
+    with (
+        pytest.warns(UserWarning, match="XPU is not available"),
+        pytest.raises(AssertionError, match="No activities specified for the profiler"),
+    ):
+        profile(activities=[ProfilerActivity.XPU])
+    options: Any
+    for options in ({"experimental_config": 1}, {"execution_trace_observer": 1}):
+        with pytest.raises(NotImplementedError, match=next(iter(options))):
+            profile(**options)
+
+
+def test_metadata_and_trace_ids(tmp_path: Path) -> None:
+    ids = iter("abc")
+    with profile(record_shapes=True, custom_trace_id_callback=lambda: next(ids)) as prof:
+        prof.add_metadata("note", 'a "quoted" \\ text')
+        prof.add_metadata_json("numbers", "[1, 2]")
+        prof.preset_metadata_json("later", "true")
+    with pytest.raises(ValueError):  # noqa: PT011  (the json module's own message)
+        prof.add_metadata_json("bad", "{")
+    path = tmp_path / "trace.json"
+    prof.export_chrome_trace(str(path))
+    trace = json.loads(path.read_text())
+    assert prof.get_trace_id() == trace["trace_id"] == "a"
+    assert (trace["note"], trace["numbers"]) == ('a "quoted" \\ text', [1, 2])
+    assert trace["record_shapes"] == 1
+    assert "later" not in trace
+    assert profile().get_trace_id() is None
+
+
+def test_collection_can_be_paused() -> None:
+    with profile() as prof:
+        for enable in (False, True):
+            prof.toggle_collection_dynamic(enable, [ProfilerActivity.CPU])
+            with profiler.record_function(f"recorded: {enable}"):
+                pass
+    assert [e.name for e in prof.events()] == ["recorded: True"]
+
+
+def test_memory_timeline() -> None:
+    with pytest.raises(NotImplementedError, match="export_memory_timeline is not supported"):
+        profile().export_memory_timeline("nowhere")
 
 
 def test_tensorboard_handler(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ from tracegrad.ir.location import SourceLocation
 from tracegrad.ir.program import Executable, Program
 from tracegrad.node import Node, hooks_added
 from tracegrad.plan import Plan, RefusedError, plan
+from tracegrad.reporting import report_native
 from tracegrad.size import Size
 from tracegrad.tensor import Tensor
 from tracegrad.tracing import Trace
@@ -147,12 +148,24 @@ class CompiledFunction:
         return _BoundCompiled(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not events.active:
-            for call in self._calls:
-                result = call(args, kwargs)
-                if result is not MISS:
-                    self.stats.native += 1
-                    return result
+        if events.active:
+            return self._call_reported(args, kwargs)
+        for call in self._calls:
+            result = call(args, kwargs)
+            if result is not MISS:
+                self.stats.native += 1
+                return result
+        return self._call_generally(args, kwargs)
+
+    def _call_reported(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """While somebody listens: a native call is one event, since its ops are fused."""
+        begin = events.now()
+        for call in self._calls:
+            result = call(args, kwargs)
+            if result is not MISS:
+                self.stats.native += 1
+                report_native(f"compiled {self._name}", begin, result)
+                return result
         return self._call_generally(args, kwargs)
 
     def _call_generally(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -207,11 +220,10 @@ class CompiledFunction:
         return self._trace(key, leaves, tensors, args, kwargs)
 
     def _run(self, variant: Variant, tensors: list[Tensor]) -> tuple[bool, Any]:
-        if events.active:
-            with events.span(f"compiled {self._name}", events.NATIVE):
-                done, result = variant.run(tensors)
-        else:
-            done, result = variant.run(tensors)
+        begin = events.now() if events.active else 0
+        done, result = variant.run(tensors)
+        if done and begin:
+            report_native(f"compiled {self._name}", begin, result)
         if done:
             if variant.executable.fallbacks:
                 self.stats.interpreted += 1
@@ -230,6 +242,17 @@ class CompiledFunction:
         kwargs: dict[str, Any],
     ) -> Any:
         """Run eagerly under a trace, and make a variant of what happened."""
+        with events.span(f"tg.compile: {self._name}", events.COMPILE):
+            return self._trace_and_compile(key, leaves, tensors, args, kwargs)
+
+    def _trace_and_compile(
+        self,
+        key: Any,
+        leaves: list[Any],
+        tensors: list[Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
         roots: list[tuple[Any, str]] = [(self._function, self._name)]
         for position, leaf in enumerate(leaves):
             if not isinstance(leaf, (Tensor, *_Plain)):
@@ -245,7 +268,7 @@ class CompiledFunction:
         state.trace = trace
         tracing.active[0] += 1
         try:
-            with trace.observer:
+            with events.span("trace", events.COMPILE), trace.observer:
                 returned = self._function(*args, **kwargs)
         finally:
             tracing.active[0] -= 1
@@ -326,7 +349,8 @@ class CompiledFunction:
                 ) from None
             raise
         _check_attributes(tensors, guard)
-        made = plan(trace, returned, tensors, guard, kept | before.containers.keys())
+        with events.span("plan", events.COMPILE):
+            made = plan(trace, returned, tensors, guard, kept | before.containers.keys())
         _refuse_leaks(trace, returned, made)
         return Variant(made, guard, tensors, grad_enabled, self._compile)
 
@@ -351,7 +375,7 @@ class CompiledFunction:
     def _compile(self, program: Program) -> Executable:
         """Native code where llvmlite is installed, else the interpreter."""
         self.stats.compilations += 1
-        with events.span(f"compile {self._name}", events.COMPILE):
+        with events.span("native code", events.COMPILE):
             return make_executable(program, self._backend)
 
     def _refuse(self, reason: str, location: SourceLocation | None, *, final: bool) -> None:

@@ -286,13 +286,13 @@ def composite(name: str) -> Callable[[T], T]:
     def decorate(function: T) -> T:
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if events.active:
-                out = call_reported(label, function, args, kwargs)
-            else:
-                out = function(*args, **kwargs)
+            out = (
+                call_reported(label, function, args, kwargs)
+                if events.active
+                else function(*args, **kwargs)
+            )
             return shown_as(out, name, *args, *kwargs.values()) if out._requires_grad else out
 
         return wrapped  # type: ignore[return-value]
 
     return decorate
-

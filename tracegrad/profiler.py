@@ -12,6 +12,7 @@ What is recorded, and how it is printed, is the business of `tracegrad.autograd.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import warnings
@@ -19,11 +20,18 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any
 
-from tracegrad.autograd.profiler import profile as _recording
-from tracegrad.autograd.profiler import record_function, refuse_options
+from tracegrad.autograd import profiler as recording
+from tracegrad.autograd.profiler import (
+    DeviceType,
+    ProfilerActivity,
+    record_function,
+    refuse_options,
+)
+from tracegrad.autograd.profiler_events import FunctionEventAvg
 from tracegrad.autograd.profiler_report import EventList
 
 __all__ = [
+    "DeviceType",
     "ProfilerAction",
     "ProfilerActivity",
     "profile",
@@ -32,13 +40,6 @@ __all__ = [
     "supported_activities",
     "tensorboard_trace_handler",
 ]
-
-
-class ProfilerActivity(Enum):
-    """What can be recorded; only `CPU` is supported."""
-
-    CPU = 0
-    CUDA = 2
 
 
 class ProfilerAction(Enum):
@@ -50,7 +51,30 @@ class ProfilerAction(Enum):
     RECORD_AND_SAVE = 3
 
 
-_RECORDING = (ProfilerAction.RECORD, ProfilerAction.RECORD_AND_SAVE)
+_N, _W, _R, _S = ProfilerAction
+# What is done where one action follows another, or the end (None). "report" is the user's callback.
+_TRANSITIONS: dict[tuple[ProfilerAction, ProfilerAction | None], tuple[str, ...]] = {
+    (_N, _W): ("prepare",),
+    (_N, _R): ("prepare", "start"),
+    (_N, _S): ("prepare", "start"),
+    (_W, _N): ("warn", "start", "stop"),
+    (_W, _R): ("start",),
+    (_W, _S): ("start",),
+    (_W, None): ("start", "stop"),
+    (_R, _N): ("warn", "stop"),
+    (_R, _W): ("warn", "stop"),
+    (_R, None): ("stop", "report"),
+    (_S, _N): ("stop", "report"),
+    (_S, _W): ("stop", "report", "prepare"),
+    (_S, _R): ("stop", "report", "prepare", "start"),
+    (_S, _S): ("stop", "report", "prepare", "start"),
+    (_S, None): ("stop", "report"),
+}
+
+# Options that a trace file tells of.
+_IN_METADATA = ("profile_memory", "with_stack", "record_shapes", "with_modules", "with_flops")
+
+_warned_of_clearing = False
 
 
 def supported_activities() -> set[ProfilerActivity]:
@@ -106,18 +130,27 @@ def schedule(
 
 
 def tensorboard_trace_handler(
-    dir_name: str, worker_name: str | None = None, use_gzip: bool = False
+    dir_name: str,
+    worker_name: str | None = None,
+    use_gzip: bool = False,
+    use_python_export: bool = False,
 ) -> Callable[[profile], None]:
     """An `on_trace_ready` that writes each trace to a new file in `dir_name`, as TensorBoard
-    expects it."""
+    expects it. The files are named after `worker_name`, by default the host and the process.
+
+    Raises RuntimeError, when it writes, if there is no such folder and it cannot be made.
+    """
 
     def write(prof: profile) -> None:
         import socket  # only needed to name the file
 
+        try:
+            os.makedirs(dir_name, exist_ok=True)
+        except Exception as error:
+            raise RuntimeError("Can't create directory: " + dir_name) from error
         worker = worker_name or f"{socket.gethostname()}_{os.getpid()}"
-        os.makedirs(dir_name, exist_ok=True)
         name = f"{worker}.{time.time_ns()}.pt.trace.json" + (".gz" if use_gzip else "")
-        prof.export_chrome_trace(os.path.join(dir_name, name))
+        prof.export_chrome_trace(os.path.join(dir_name, name), use_python_export)
 
     return write
 
@@ -127,12 +160,15 @@ class profile:  # noqa: N801  (torch's name)
 
     `on_trace_ready(prof)` is called after each recorded cycle and at the end; inside it, and
     afterwards, `key_averages`, `events` and `export_chrome_trace` give the last cycle, or with
-    `acc_events` the first two give all cycles. With a schedule, each step is an event
-    "ProfilerStep*". Other options are those of `tracegrad.autograd.profiler.profile`.
+    `acc_events` all cycles. With a schedule, each step is an event "ProfilerStep*". `warmup` steps
+    are not recorded; there is nothing to warm up. Other options are those of
+    `tracegrad.autograd.profiler.profile`.
 
-    Raises RuntimeError for other activities than CPU and NotImplementedError for `profile_memory`
-    and the options of torch's that are not supported. `warmup` steps are not recorded; there is
-    nothing to warm up.
+    `activities` may name other devices beside the CPU: they are not there, so that it warns.
+
+    Raises AssertionError or ValueError for activities that are none, without CPU, or named twice;
+    NotImplementedError for torch's options that are not supported: `experimental_config`,
+    `execution_trace_observer`, and a choice among the events of an activity.
     """
 
     def __init__(
@@ -150,38 +186,37 @@ class profile:  # noqa: N801  (torch's name)
         execution_trace_observer: Any = None,
         acc_events: bool = False,
         use_cuda: bool | None = None,
-        custom_trace_id_callback: Any = None,
+        custom_trace_id_callback: Callable[[], str] | None = None,
         post_processing_timeout_s: float | None = None,
     ) -> None:
-        chosen = supported_activities() if activities is None else set(activities)
-        if not chosen:
-            raise AssertionError("No valid profiler activities found")
-        if use_cuda or chosen != supported_activities():
-            raise RuntimeError(
-                "tracegrad runs on CPU only: activities may hold nothing but ProfilerActivity.CPU"
+        if use_cuda is not None:
+            warnings.warn(
+                "`use_cuda` is deprecated, use `activities` argument instead",
+                FutureWarning,
+                stacklevel=2,
             )
+        self.activities = _check_activities(activities)
         refuse_options(
-            profile_memory=profile_memory,
             experimental_config=experimental_config,
             execution_trace_observer=execution_trace_observer,
-            custom_trace_id_callback=custom_trace_id_callback,
-            post_processing_timeout_s=post_processing_timeout_s,
         )
-        self.schedule = schedule
-        self.on_trace_ready = on_trace_ready
+        self.record_shapes = record_shapes
+        self.profile_memory = profile_memory
+        self.with_stack = with_stack
+        self.with_flops = with_flops
+        self.with_modules = with_modules
         self.acc_events = acc_events
+        self.custom_trace_id_callback = custom_trace_id_callback
+        self.post_processing_timeout_s = post_processing_timeout_s
+        self.preset_metadata: dict[str, str] = {}
+        self._metadata: dict[str, str] = {}
+        self.on_trace_ready = on_trace_ready
+        self.record_steps = schedule is not None
+        self.schedule = schedule or _record_always
         self.step_num = 0
-        self.current_action = self._choose_action()
-        self._options: dict[str, Any] = {
-            "record_shapes": record_shapes,
-            "with_stack": with_stack,
-            "with_flops": with_flops,
-            "with_modules": with_modules,
-        }
-        self._step_region: record_function | None = None
-        self.profiler: _recording | None = None
-        self._is_recording = False
-        self._earlier: list[Any] = []
+        self.current_action = self.schedule(0)
+        self.step_rec_fn: record_function | None = None
+        self.profiler: recording.profile | None = None
 
     def __enter__(self) -> profile:
         self.start()
@@ -192,45 +227,68 @@ class profile:  # noqa: N801  (torch's name)
 
     def start(self) -> None:
         """Begin with the first step."""
-        if self.current_action in _RECORDING:
-            self._start_recording()
+        self._change(ProfilerAction.NONE, self.current_action)
         self._open_step()
 
     def stop(self) -> None:
         """End the last step, and hand over what was recorded since the last cycle ended."""
         self._close_step()
-        if self._is_recording:
-            self._stop_recording()
-            self._hand_over()
+        self._change(self.current_action, None)
 
     def step(self) -> None:
         """Say that the next step begins."""
         self._close_step()
         before = self.current_action
+        self.current_action = self.schedule(self.step_num + 1)
         self.step_num += 1
-        self.current_action = self._choose_action()
-        if before is ProfilerAction.RECORD_AND_SAVE:
-            self._stop_recording()
-            self._hand_over()
-        elif before is not ProfilerAction.NONE and self.current_action.value < before.value:
+        self._change(before, self.current_action)
+        self._open_step()
+
+    def prepare_trace(self) -> None:
+        """Begin a cycle, without recording yet."""
+        global _warned_of_clearing
+        if self.profiler is not None and not self.acc_events and not _warned_of_clearing:
+            _warned_of_clearing = True
             warnings.warn(
-                f"Incorrect schedule: {before.name} followed by {self.current_action.name}",
+                "Warning: Profiler clears events at the end of each cycle. Only events from the "
+                "current cycle will be reported. To keep events across cycles, set acc_events=True.",
                 stacklevel=2,
             )
-            if self._is_recording:
-                self._stop_recording()
-        if self.current_action in _RECORDING and not self._is_recording:
-            self._start_recording()
-        self._open_step()
+        if self.profiler is None or not self.acc_events:
+            self.profiler = recording.profile(
+                record_shapes=self.record_shapes,
+                profile_memory=self.profile_memory,
+                with_stack=self.with_stack,
+                with_flops=self.with_flops,
+                with_modules=self.with_modules,
+                acc_events=self.acc_events,
+                post_processing_timeout_s=self.post_processing_timeout_s,
+            )
+        self.profiler.custom_trace_id_callback = self.custom_trace_id_callback
+        self.profiler.prepare_trace()
+
+    def start_trace(self) -> None:
+        """Begin to record. Raises RuntimeError if another profile is running."""
+        self._recording("starting trace").start_trace()
+        for option in _IN_METADATA:
+            if getattr(self, option):
+                self.add_metadata_json(option, "1")
+        self._metadata.update(self.preset_metadata)
+
+    def stop_trace(self) -> None:
+        """Cease to record."""
+        self._recording("stopping trace").stop_trace()
+
+    def toggle_collection_dynamic(
+        self, enable: bool, activities: Iterable[ProfilerActivity]
+    ) -> None:
+        """Pause the recording, or go on with it, if CPU is among `activities`."""
+        if self.profiler is not None:
+            self.profiler.toggle_collection_dynamic(enable, activities)
 
     def events(self) -> EventList:
         """One `FunctionEvent` per call. Raises AssertionError before anything was recorded."""
-        if self.profiler is None:
-            raise AssertionError("Profiler must be initialized before accessing events")
-        events = self.profiler.function_events
-        if self._earlier:
-            return EventList([*self._earlier, *events], with_flops=self._options["with_flops"])
-        return events
+        return self._recording("accessing events").function_events
 
     def key_averages(
         self,
@@ -239,48 +297,111 @@ class profile:  # noqa: N801  (torch's name)
         group_by_overload_name: bool = False,
     ) -> EventList:
         """Averages per name, and per input shapes or source lines if asked for."""
-        return self.events().key_averages(
+        return self._recording("getting key averages").key_averages(
             group_by_input_shape, group_by_stack_n, group_by_overload_name
         )
 
-    def export_chrome_trace(self, path: str) -> None:
+    def total_average(self) -> FunctionEventAvg:
+        """The sum over all events, with the key "Total"."""
+        return self._recording("getting key averages").total_average()
+
+    def export_chrome_trace(self, path: str, use_python_export: bool = False) -> None:
         """Write the last cycle for Perfetto or chrome://tracing, compressed for a path in ".gz"."""
-        self._last().export_chrome_trace(path)
+        metadata = {key: json.loads(value) for key, value in self._metadata.items()}
+        self._recording("exporting chrome trace").export_chrome_trace(path, metadata)
 
     def export_stacks(self, path: str, metric: str = "self_cpu_time_total") -> None:
         """Write the last cycle's stacks for a flame graph; needs `with_stack`."""
-        self._last().export_stacks(path, metric)
+        self._recording("exporting stacks").export_stacks(path, metric)
 
-    def _choose_action(self) -> ProfilerAction:
-        return ProfilerAction.RECORD if self.schedule is None else self.schedule(self.step_num)
+    def export_memory_timeline(self, path: str, device: str | None = None) -> None:
+        """torch's, which it has deprecated. Raises NotImplementedError."""
+        raise NotImplementedError(
+            "export_memory_timeline is not supported by tracegrad (torch deprecates it)\n"
+            "With profile_memory=True the table and export_chrome_trace show the bytes of each op."
+        )
 
-    def _last(self) -> _recording:
+    def add_metadata(self, key: str, value: str) -> None:
+        """Have exported traces hold a string under `key`."""
+        self._metadata[key] = json.dumps(value)
+
+    def add_metadata_json(self, key: str, value: str) -> None:
+        """Have exported traces hold what the JSON text `value` says under `key`. Raises ValueError
+        if it is none."""
+        json.loads(value)
+        self._metadata[key] = value
+
+    def preset_metadata_json(self, key: str, value: str) -> None:
+        """`add_metadata_json`, from the next cycle on."""
+        json.loads(value)
+        self.preset_metadata[key] = value
+
+    def set_custom_trace_id_callback(self, callback: Callable[[], str] | None) -> None:
+        """Have `callback` give the trace ids, from the next cycle on."""
+        self.custom_trace_id_callback = callback
+
+    def get_trace_id(self) -> str | None:
+        """The id of the last cycle's trace; None before there is one."""
+        return None if self.profiler is None else self.profiler.trace_id
+
+    def _recording(self, purpose: str) -> recording.profile:
         if self.profiler is None:
-            raise AssertionError("Profiler must be initialized before exporting")
+            raise AssertionError(f"Profiler must be initialized before {purpose}")
         return self.profiler
 
-    def _start_recording(self) -> None:
-        if self.acc_events and self.profiler is not None:
-            self._earlier += self.profiler.function_events
-        recording = _recording(**self._options)
-        recording.__enter__()
-        self.profiler = recording
-        self._is_recording = True
-
-    def _stop_recording(self) -> None:
-        self._last().__exit__()
-        self._is_recording = False
-
-    def _hand_over(self) -> None:
-        if self.on_trace_ready is not None:
-            self.on_trace_ready(self)
+    def _change(self, before: ProfilerAction, after: ProfilerAction | None) -> None:
+        for what in _TRANSITIONS.get((before, after), ()):
+            if what == "prepare":
+                self.prepare_trace()
+            elif what == "start":
+                self.start_trace()
+            elif what == "stop":
+                self.stop_trace()
+            elif what == "report":
+                if self.on_trace_ready is not None:
+                    self.on_trace_ready(self)
+            elif after is not None:
+                message = f"Incorrect schedule: {before.name} followed by {after.name}"
+                warnings.warn(message, stacklevel=3)
 
     def _open_step(self) -> None:
-        if self.schedule is not None:
-            self._step_region = record_function(f"ProfilerStep#{self.step_num}")
-            self._step_region.__enter__()
+        if self.record_steps:
+            self.step_rec_fn = record_function(f"ProfilerStep#{self.step_num}")
+            self.step_rec_fn.__enter__()
 
     def _close_step(self) -> None:
-        if self._step_region is not None:
-            self._step_region.__exit__()
-            self._step_region = None
+        if self.step_rec_fn is not None:
+            self.step_rec_fn.__exit__()
+            self.step_rec_fn = None
+
+
+def _record_always(step: int) -> ProfilerAction:
+    return ProfilerAction.RECORD
+
+
+def _check_activities(activities: Iterable[ProfilerActivity] | None) -> set[ProfilerActivity]:
+    """The activities as a set, with torch's errors, and its warning about devices that are not there."""
+    if activities is None:
+        return supported_activities()
+    items = list(activities)
+    if not any(isinstance(item, (ProfilerActivity, dict)) for item in items):
+        raise AssertionError("No valid profiler activities found")
+    chosen: set[ProfilerActivity] = set()
+    for item in items:
+        if isinstance(item, dict):
+            raise NotImplementedError(
+                "profile(activities=...) takes whole activities only: tracegrad has no choice of "
+                "events within one"
+            )
+        if not isinstance(item, ProfilerActivity):
+            raise TypeError(f"Expected ProfilerActivity or dict, got {type(item)}")
+        if item in chosen:
+            raise ValueError(f"Activity {item} specified more than once")
+        chosen.add(item)
+    for item in sorted(chosen - supported_activities(), key=lambda item: item.value):
+        warnings.warn(
+            f"{item.name} is not available, disabling {item.name} profiling", stacklevel=3
+        )
+    if ProfilerActivity.CPU not in chosen:
+        raise AssertionError("No activities specified for the profiler")
+    return chosen

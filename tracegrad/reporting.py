@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tracegrad import pytree
 from tracegrad.ir import events
 from tracegrad.ir.op import Op
 from tracegrad.node import Node, OpNode
@@ -172,3 +173,15 @@ def accumulate_reported(
         end = events.now()
         events.record(events.BACKWARD, _ACCUMULATE, begin, end, shapes)
         events.record(events.ENGINE, _ENGINE + _ACCUMULATE, begin, events.now())
+
+
+def report_native(name: str, begin: int, result: Any) -> None:
+    """Report a call of a compiled function that has just returned `result`."""
+    sequence = None
+    for leaf in pytree.flatten(result)[0]:
+        if isinstance(leaf, Tensor):
+            if sequence is None and leaf._grad_fn is not None:
+                sequence = leaf._grad_fn.sequence
+            if events.wants_memory:
+                events.allocated(leaf._data)
+    events.record(events.NATIVE, name, begin, events.now(), None, None, sequence)

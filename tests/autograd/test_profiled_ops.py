@@ -65,7 +65,18 @@ def test_nothing_is_recorded_outside() -> None:
 
 def test_in_place_operations_are_seen() -> None:
     x = tg.ones(3)
+    y = tg.ones(3, requires_grad=True)
     with profiler.profile() as prof:
         x.add_(1)
         x.sin_()
-    assert {"aten::add", "aten::sin"} <= set(names(prof.function_events))
+        x.zero_()
+        (y * 1).mul_(2).exp_()
+    tops = [e.name for e in prof.function_events if e.cpu_parent is None]
+    assert tops == [
+        "aten::add_",
+        "aten::sin_",
+        "aten::zero_",
+        "aten::mul",
+        "aten::mul_",
+        "aten::exp_",
+    ]

@@ -9,6 +9,9 @@ appends one tuple to its list through the event bus (`tracegrad.ir.events`). Not
 before the results are asked for; then `profiler_events` makes events of the tuples, and
 `profiler_report` prints them.
 
+A call of a compiled function is one event, "compiled NAME", since its ops are fused in native code;
+when it is traced and compiled there are events "tg.compile: NAME" and one for each stage.
+
 Unlike torch's, a profile sees all threads, not only its own.
 """
 
@@ -16,10 +19,15 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterable
 from contextlib import ContextDecorator
+from enum import Enum
 from typing import Any
 
 from tracegrad.autograd.profiler_events import (
+    DeviceType,
     FunctionEvent,
     FunctionEventAvg,
     Interval,
@@ -29,15 +37,31 @@ from tracegrad.autograd.profiler_report import EventList
 from tracegrad.ir import events as bus
 
 __all__ = [
+    "DeviceType",
     "EventList",
     "FunctionEvent",
     "FunctionEventAvg",
     "Interval",
+    "ProfilerActivity",
+    "emit_itt",
+    "emit_nvtx",
     "profile",
     "record_function",
 ]
 
-_CPU_ONLY = "tracegrad runs on CPU only"
+
+class ProfilerActivity(Enum):
+    """What can be asked for; only `CPU` is there to be recorded."""
+
+    CPU = 0
+    XPU = 1
+    MTIA = 2
+    CUDA = 3
+    HPU = 4
+    PrivateUse1 = 5
+
+
+_DEVICES = ("cuda", "xpu", "mtia", "hpu")
 
 _lock = threading.Lock()
 _running: profile | None = None
@@ -46,16 +70,22 @@ _running: profile | None = None
 class profile:  # noqa: N801  (torch's name)
     """Context manager that records what runs inside it, in all threads.
 
-    `enabled=False` makes it do nothing. `record_shapes` keeps the shapes of the ops' tensor
-    operands, `with_stack` the user's lines, and `with_flops` counts the floating point operations
-    of products, sums and matrix products (it implies `record_shapes`). `with_modules`, `use_kineto`
-    and `acc_events` are accepted and change nothing, as for eager CPU code in torch.
+    `enabled=False` makes it do nothing. `record_shapes` keeps the shapes of the ops' operands,
+    `profile_memory` counts the bytes of arrays that ops allocate and that are freed, `with_stack`
+    keeps the user's lines, `with_modules` (and `with_stack`) labels the calls of modules,
+    "nn.Module: Linear_0", and `with_flops` counts the floating point operations of products, sums
+    and matrix products (it implies `record_shapes`). `acc_events` keeps the events of earlier
+    cycles, for `tracegrad.profiler.profile`. `post_processing_timeout_s` bounds the time for making
+    events of what was recorded; what is left then is dropped, with a warning in the log.
+    `custom_trace_id_callback` gives the trace's id, by default a random one. `use_kineto` changes
+    nothing: there is one way to record.
 
-    Raises RuntimeError if another device than the CPU is asked for, and NotImplementedError for
-    torch's options that are not supported: `profile_memory`, `use_cpu=False`,
-    `experimental_config`, `custom_trace_id_callback`, `post_processing_timeout_s`,
-    `activity_filters`. Entering raises RuntimeError if this profile was entered before or another
-    one is running.
+    A device other than the CPU is not there to be profiled: asking for one warns, as in torch.
+
+    Raises AssertionError for `use_cpu=False`, ValueError for a negative timeout, and
+    NotImplementedError for torch's options that are not supported: `experimental_config`,
+    `activity_filters`. Entering raises RuntimeError if this profile was entered before, or another
+    one is running: one can run at a time in a process.
     """
 
     def __init__(
@@ -73,7 +103,7 @@ class profile:  # noqa: N801  (torch's name)
         use_cpu: bool = True,
         experimental_config: Any = None,
         acc_events: bool = False,
-        custom_trace_id_callback: Any = None,
+        custom_trace_id_callback: Callable[[], str] | None = None,
         post_processing_timeout_s: float | None = None,
         activity_filters: Any = None,
     ) -> None:
@@ -81,34 +111,68 @@ class profile:  # noqa: N801  (torch's name)
         self.entered = False
         self.record_shapes = record_shapes or with_flops
         self.with_flops = with_flops
+        self.profile_memory = profile_memory
         self.with_stack = with_stack
+        self.with_modules = with_modules
+        self.use_cpu = use_cpu
+        self.use_device = None
+        self.acc_events = acc_events
+        self.custom_trace_id_callback = custom_trace_id_callback
+        self.post_processing_timeout_s = post_processing_timeout_s
+        self.trace_id = ""
         self._recorded: list[bus.Event] = []
+        self._is_listening = False
         self._start_ns = 0
         self._start_unix_ns = 0
+        self._threads: dict[int, str] = {}
         self._is_finished = not enabled
         self._function_events: EventList | None = None
+        self._earlier: EventList | None = None
         if not enabled:
             return
         if use_cuda:
-            raise RuntimeError(f"use_cuda=True is not possible: {_CPU_ONLY}")
-        if use_device not in (None, "cpu"):
-            raise RuntimeError(f"use_device={use_device!r} is not possible: {_CPU_ONLY}")
+            warnings.warn(
+                "The attribute `use_cuda` will be deprecated soon, "
+                "please use ``use_device = 'cuda'`` instead.",
+                FutureWarning,
+                stacklevel=2,
+            )
+            use_device = "cuda"
+        if not use_cpu and not use_kineto:
+            raise AssertionError("Device-only events supported only with Kineto (use_kineto=True)")
+        if use_device in _DEVICES:
+            name = use_device.upper()
+            warnings.warn(f"{name} is not available, disabling {name} profiling", stacklevel=2)
+        elif use_device is not None:
+            warnings.warn(f"The {use_device} is not a valid device option.", stacklevel=2)
         if not use_cpu:
-            raise NotImplementedError(f"use_cpu=False is not possible: {_CPU_ONLY}")
-        refuse_options(
-            profile_memory=profile_memory,
-            experimental_config=experimental_config,
-            custom_trace_id_callback=custom_trace_id_callback,
-            post_processing_timeout_s=post_processing_timeout_s,
-            activity_filters=activity_filters,
-        )
+            raise AssertionError("No activities specified for the profiler")
+        if post_processing_timeout_s is not None and post_processing_timeout_s < 0:
+            raise ValueError("post_processing_timeout_s must be non-negative")
+        refuse_options(experimental_config=experimental_config, activity_filters=activity_filters)
 
     def __enter__(self) -> profile:
-        global _running
         if not self.enabled:
             return self
         if self.entered:
             raise RuntimeError("Profiler context manager is not reentrant")
+        self.prepare_trace()
+        self.start_trace()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self.enabled:
+            self.stop_trace()
+
+    def prepare_trace(self) -> None:
+        """Begin a cycle: what is recorded next has a trace id of its own."""
+        self.entered = True
+        make = self.custom_trace_id_callback
+        self.trace_id = f"{uuid.uuid4().int:032X}" if make is None else make()
+
+    def start_trace(self) -> None:
+        """Begin to record. Raises RuntimeError if another profile is running."""
+        global _running
         with _lock:
             if _running is not None:
                 raise RuntimeError(
@@ -117,20 +181,53 @@ class profile:  # noqa: N801  (torch's name)
                     "parts of it."
                 )
             _running = self
-        self.entered = True
-        bus.subscribe(self._recorded.append, shapes=self.record_shapes, stack=self.with_stack)
+        self._recorded = []
+        self._threads = {}
+        self._is_finished = False
         self._start_unix_ns = time.time_ns()
         self._start_ns = bus.now()
-        return self
+        self._listen()
 
-    def __exit__(self, *exc_info: object) -> None:
+    def stop_trace(self) -> None:
+        """Cease to record. Does nothing if this profile is not running."""
         global _running
-        if not self.enabled:
+        if _running is not self:
             return
-        bus.unsubscribe(self._recorded.append)
+        self._cease()
+        self._threads = {t.ident: t.name for t in threading.enumerate() if t.ident is not None}
         with _lock:
             _running = None
+        self._earlier = self._function_events if self.acc_events else None
+        self._function_events = None
         self._is_finished = True
+        if self.acc_events:
+            self._process()
+
+    def toggle_collection_dynamic(
+        self, enabled: bool, activities: Iterable[ProfilerActivity]
+    ) -> None:
+        """Pause the recording, or go on with it, if CPU is among `activities`."""
+        if _running is self and ProfilerActivity.CPU in set(activities):
+            if enabled:
+                self._listen()
+            else:
+                self._cease()
+
+    def _listen(self) -> None:
+        if not self._is_listening:
+            self._is_listening = True
+            bus.subscribe(
+                self._recorded.append,
+                shapes=self.record_shapes,
+                stack=self.with_stack,
+                memory=self.profile_memory,
+                modules=self.with_modules or self.with_stack,
+            )
+
+    def _cease(self) -> None:
+        if self._is_listening:
+            self._is_listening = False
+            bus.unsubscribe(self._recorded.append)
 
     def __repr__(self) -> str:
         if not self._is_finished:
@@ -150,13 +247,29 @@ class profile:  # noqa: N801  (torch's name)
             raise RuntimeError(
                 "Profiler didn't finish running\nResults exist once the `with` block has been left."
             )
-        if self._function_events is None:
-            self._function_events = EventList(
-                build_events(self._recorded, self._start_ns, with_flops=self.with_flops),
-                with_flops=self.with_flops,
-                start_unix_ns=self._start_unix_ns,
-            )
-            self._recorded = []
+        return self._process() if self._function_events is None else self._function_events
+
+    def _process(self) -> EventList:
+        """Make events of what was recorded, in front of those of earlier cycles if they are kept."""
+        events = build_events(
+            self._recorded,
+            self._start_ns,
+            with_flops=self.with_flops,
+            timeout_s=self.post_processing_timeout_s,
+        )
+        names: dict[int, str] = {}
+        for event in events:
+            if event.ident in self._threads:
+                names.setdefault(event.thread, self._threads[event.ident])
+        self._recorded = []
+        self._function_events = EventList(
+            [*events, *(self._earlier or ())],
+            profile_memory=self.profile_memory,
+            with_flops=self.with_flops,
+            start_unix_ns=self._start_unix_ns,
+            thread_names=names,
+        )
+        self._earlier = None
         return self._function_events
 
     @property
@@ -200,14 +313,20 @@ class profile:  # noqa: N801  (torch's name)
             top_level_events_only=top_level_events_only,
         )
 
-    def export_chrome_trace(self, path: str) -> None:
-        """Write a trace for Perfetto or chrome://tracing; see `EventList.export_chrome_trace`."""
-        self.function_events.export_chrome_trace(path)
+    def export_chrome_trace(
+        self, path: str, metadata: dict[str, Any] | None = None, use_python_export: bool = False
+    ) -> None:
+        """Write a trace for Perfetto or chrome://tracing; see `EventList.export_chrome_trace`.
+
+        `use_python_export` changes nothing: there is one way to write it.
+        """
+        known = {"trace_id": self.trace_id, **(metadata or {})}
+        self.function_events.export_chrome_trace(path, known)
 
     def export_stacks(self, path: str, metric: str = "self_cpu_time_total") -> None:
-        """Write stacks for a flame graph. Raises ValueError unless `with_stack` was set."""
+        """Write stacks for a flame graph. Raises AssertionError unless `with_stack` was set."""
         if not self.with_stack:
-            raise ValueError("export_stacks() requires with_stack=True")
+            raise AssertionError("export_stacks() requires with_stack=True")
         self.function_events.export_stacks(path, metric)
 
 
@@ -235,6 +354,39 @@ class record_function(ContextDecorator):  # noqa: N801  (torch's name)
     def _recreate_cm(self) -> record_function:
         """What a decorated function enters: a region of its own for each call, in any thread."""
         return record_function(self.name, self.args)
+
+
+class _Emit:
+    """A context manager that would mark ranges for a tool that is not there."""
+
+    _tool = ""
+
+    def __init__(self, enabled: bool = True, record_shapes: bool = False) -> None:
+        self.enabled = enabled
+        self.record_shapes = record_shapes
+
+    def __enter__(self) -> _Emit:
+        if self.enabled:
+            raise NotImplementedError(
+                f"{type(self).__name__} is not supported by tracegrad: there are no {self._tool}\n"
+                "Use tracegrad.profiler.profile, and export_chrome_trace to look at the result."
+            )
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+class emit_nvtx(_Emit):  # noqa: N801  (torch's name)
+    """torch's marks for NVIDIA's tools. Entering raises NotImplementedError unless disabled."""
+
+    _tool = "NVTX ranges on a CPU."
+
+
+class emit_itt(_Emit):  # noqa: N801  (torch's name)
+    """torch's marks for VTune. Entering raises NotImplementedError unless disabled."""
+
+    _tool = "ITT ranges."
 
 
 def refuse_options(**options: Any) -> None:

@@ -7,17 +7,37 @@ torch.autograd.profiler_util.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from enum import Enum
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tracegrad.ir import events as bus
 from tracegrad.ir.location import SourceLocation
 
+log = logging.getLogger(__name__)
+
 # torch's numbers for at::RecordScope.
 _SCOPES = {bus.BACKWARD: 1, bus.USER: 7}
+
+# torch's names of the categories of events; other kinds keep their own name.
+CATEGORIES = {
+    bus.OP: "cpu_op",
+    bus.ENGINE: "cpu_op",
+    bus.BACKWARD: "cpu_op",
+    bus.USER: "user_annotation",
+    bus.MODULE: "python_function",
+    bus.MEMORY: "cpu_instant_event",
+}
+
+
+class DeviceType(Enum):
+    """Where an event took place: always on the CPU."""
+
+    CPU = 0
 
 
 class Interval:
@@ -49,16 +69,21 @@ class _Timed:
 
     __slots__ = ()
 
-    # torch has these for other devices, remote workers and memory; here they are always so.
+    # torch has these for other devices, remote workers and overloads; here they are always so.
     node_id = -1
     is_remote = False
     is_legacy = False
     use_device = None
+    device_type = DeviceType.CPU
     overload_name = ""
     device_time = 0.0
     device_time_total = 0.0
     self_device_time_total = 0.0
+    device_memory_usage = 0
+    self_device_memory_usage = 0
 
+    cpu_memory_usage: int
+    self_cpu_memory_usage: int
     count: int
     cpu_time_total: float
     self_cpu_time_total: float
@@ -90,20 +115,24 @@ class FunctionEvent(_Timed):
     """One call: of an op, of a node of the backward sweep, of a pass, or of a region that the user
     named.
 
-    `id` counts from 1 in the order of starting, `thread` from 1 in the order of appearing.
-    `input_shapes` has the shapes of the tensor operands if shapes were recorded. `sequence_nr`
-    links a forward op with its backward (-1: neither), whose `fwd_thread` is the thread of the
-    forward op. `is_async` marks an event that began in one thread and ended in another; such events
-    have no children and no self time. `info` has whatever else was reported.
+    `id` counts from 1 in the order of starting, `thread` from 1 in the order of appearing; `ident`
+    is Python's number of the thread.
+    `input_shapes` has the shapes of the operands if shapes were recorded, () for those that are no
+    tensors. `sequence_nr` links a forward op with its backward (-1: neither), whose `fwd_thread` is
+    the thread of the forward op. `cpu_memory_usage` is what was allocated meanwhile in its thread,
+    less what was freed, in bytes. `is_async` marks an event that began in one thread and ended in
+    another; such events have no children and no self time. `info` has whatever else was reported.
     """
 
     __slots__ = (
         "category",
         "cpu_children",
+        "cpu_memory_usage",
         "cpu_parent",
         "flops",
         "fwd_thread",
         "id",
+        "ident",
         "info",
         "input_shapes",
         "is_async",
@@ -118,6 +147,14 @@ class FunctionEvent(_Timed):
     )
 
     count = 1
+    # What torch has for kernels of other devices, and for arguments that are no tensors.
+    kernels: ClassVar[tuple[Any, ...]] = ()
+    concrete_inputs: ClassVar[tuple[Any, ...]] = ()
+    kwinputs: ClassVar[dict[str, Any]] = {}
+    device_index = 0
+    flow_id = flow_type = linked_correlation_id = 0
+    flow_start = False
+    event_metadata = None
 
     def __init__(
         self,
@@ -127,6 +164,7 @@ class FunctionEvent(_Timed):
         time_range: Interval,
         *,
         kind: str = bus.OP,
+        ident: int = 0,
         input_shapes: list[list[int]] | None = None,
         stack: list[str] | None = None,
         sequence_nr: int = -1,
@@ -137,7 +175,8 @@ class FunctionEvent(_Timed):
         self.trace_name = name
         self.name = "ProfilerStep*" if name.startswith("ProfilerStep#") else name
         self.thread = thread
-        self.fwd_thread: int | None = None
+        self.ident = ident
+        self.fwd_thread = 0
         self.time_range = time_range
         self.category = kind
         self.scope = _SCOPES.get(kind, 0)
@@ -146,14 +185,42 @@ class FunctionEvent(_Timed):
         self.stack = [] if stack is None else stack
         self.sequence_nr = sequence_nr
         self.flops = flops
-        self.info = {} if info is None else info
+        self.info = info or {}
         self.is_async = "end_thread" in self.info
+        self.cpu_memory_usage = self.info["Bytes"] if kind == bus.MEMORY else 0
         self.cpu_children: list[FunctionEvent] = []
         self.cpu_parent: FunctionEvent | None = None
 
     @property
     def key(self) -> str:
         return self.name
+
+    @property
+    def activity_type(self) -> str:
+        """torch's name of the category, as in a trace file."""
+        return CATEGORIES.get(self.category, self.category)
+
+    @property
+    def is_python_function(self) -> bool:
+        return self.category == bus.MODULE
+
+    @property
+    def external_id(self) -> int:
+        return self.id
+
+    @property
+    def device_resource_id(self) -> int:
+        return self.thread
+
+    @property
+    def structured_input_shapes(self) -> list[list[int]]:
+        return self.input_shapes
+
+    @property
+    def self_cpu_memory_usage(self) -> int:  # type: ignore[override]
+        if self.is_async:
+            return 0
+        return self.cpu_memory_usage - sum(e.cpu_memory_usage for e in self.cpu_children)
 
     @property
     def cpu_time_total(self) -> float:  # type: ignore[override]
@@ -171,8 +238,8 @@ class FunctionEvent(_Timed):
             f"<FunctionEvent id={self.id} name={self.name} cpu_time={self.cpu_time_str} "
             f"start_us={self.time_range.start} end_us={self.time_range.end} "
             f"cpu_children={[child.id for child in self.cpu_children]} thread={self.thread} "
-            f"input_shapes={self.input_shapes} is_async={self.is_async} "
-            f"seq_nr={self.sequence_nr}>"
+            f"input_shapes={self.input_shapes} cpu_memory_usage={self.cpu_memory_usage} "
+            f"is_async={self.is_async} seq_nr={self.sequence_nr}>"
         )
 
 
@@ -185,6 +252,7 @@ class FunctionEventAvg(_Timed):
     __slots__ = (
         "count",
         "cpu_children",
+        "cpu_memory_usage",
         "cpu_parent",
         "cpu_time_total",
         "flops",
@@ -193,6 +261,7 @@ class FunctionEventAvg(_Timed):
         "is_user_annotation",
         "key",
         "scope",
+        "self_cpu_memory_usage",
         "self_cpu_time_total",
         "stack",
     )
@@ -202,6 +271,8 @@ class FunctionEventAvg(_Timed):
         self.count = 0
         self.cpu_time_total = 0.0
         self.self_cpu_time_total = 0.0
+        self.cpu_memory_usage = 0
+        self.self_cpu_memory_usage = 0
         self.flops = 0
         self.input_shapes: list[list[int]] | str = []
         self.stack: list[str] = []
@@ -223,10 +294,12 @@ class FunctionEventAvg(_Timed):
             self.cpu_parent = other.cpu_parent
             self.cpu_children = other.cpu_children
         elif self.key != other.key:
-            raise ValueError(f"cannot add an event of {other.key!r} to the average of {self.key!r}")
+            raise AssertionError(f"Expected keys to match, but got {other.key} vs {self.key}")
         self.count += other.count
         self.cpu_time_total += other.cpu_time_total
         self.self_cpu_time_total += other.self_cpu_time_total
+        self.cpu_memory_usage += other.cpu_memory_usage
+        self.self_cpu_memory_usage += other.self_cpu_memory_usage
         self.flops += other.flops
         return self
 
@@ -235,30 +308,47 @@ class FunctionEventAvg(_Timed):
     def __repr__(self) -> str:
         return (
             f"<FunctionEventAvg key={self.key} self_cpu_time={self.self_cpu_time_total_str} "
-            f"cpu_time={self.cpu_time_str} count={self.count} input_shapes={self.input_shapes}>"
+            f"cpu_time={self.cpu_time_str} count={self.count} input_shapes={self.input_shapes} "
+            f"cpu_memory_usage={self.cpu_memory_usage}>"
         )
 
 
 def build_events(
-    recorded: Iterable[bus.Event], start_ns: int, *, with_flops: bool = False
+    recorded: Iterable[bus.Event],
+    start_ns: int,
+    *,
+    with_flops: bool = False,
+    timeout_s: float | None = None,
 ) -> list[FunctionEvent]:
     """Events from what the bus reported since `start_ns`, nested, in the order of starting.
 
-    Time O(n log n). Events that had begun before `start_ns` are left out.
+    Memory that was allocated or freed outside of all others is an event "[memory]". After
+    `timeout_s` seconds the rest is left out. Time O(n log n). Events that had begun before
+    `start_ns` are left out.
     """
+    deadline = math.inf if timeout_s is None else bus.now() + timeout_s * 1e9
     numbered = [(event, order) for order, event in enumerate(recorded) if event[2] >= start_ns]
     # What starts together and ends together was reported inside out.
     numbered.sort(key=lambda entry: (entry[0][2], -entry[0][3], -entry[1]))
     threads: dict[int, int] = {}
+    modules: dict[tuple[str, int], int] = {}
     events: list[FunctionEvent] = []
     orders: list[int] = []
     for (kind, name, start, end, ident, shapes, location, sequence, info), order in numbered:
+        if timeout_s is not None and bus.now() >= deadline:
+            log.warning(
+                "Profiler timed out after %.3f seconds, returning partial results with %d events",
+                timeout_s,
+                len(events),
+            )
+            break
         event = FunctionEvent(
             len(events) + 1,
-            name,
+            name if kind != bus.MODULE else _number_module(name, info["Module"], modules),
             threads.setdefault(ident, len(threads) + 1),
             Interval(start - start_ns, end - start_ns),
             kind=kind,
+            ident=ident,
             input_shapes=None if shapes is None else [list(shape) for shape in shapes],
             stack=_format_stack(location),
             sequence_nr=-1 if sequence is None else sequence,
@@ -269,9 +359,31 @@ def build_events(
         events.append(event)
         orders.append(order)
     _nest(events, orders)
-    events = _merge_repeated(events)
+    events = _merge_repeated(_count_memory(events))
     _link_backward(events)
     return events
+
+
+def _number_module(name: str, module: int, known: dict[tuple[str, int], int]) -> str:
+    """torch's label of a module: its class, and a number that tells it from others of the class."""
+    number = known.get((name, module))
+    if number is None:
+        number = known[name, module] = sum(other == name for other, _ in known)
+    return f"{name}_{number}"
+
+
+def _count_memory(events: list[FunctionEvent]) -> list[FunctionEvent]:
+    """Count what was allocated and freed into the events around it; what remains is at the top."""
+    kept = []
+    for event in events:
+        if event.category != bus.MEMORY or event.cpu_parent is None:
+            kept.append(event)
+            continue
+        around: FunctionEvent | None = event.cpu_parent
+        while around is not None:
+            around.cpu_memory_usage += event.cpu_memory_usage
+            around = around.cpu_parent
+    return kept
 
 
 def _nest(events: list[FunctionEvent], orders: list[int]) -> None:
@@ -288,11 +400,15 @@ def _nest(events: list[FunctionEvent], orders: list[int]) -> None:
         if event.is_async:
             continue
         stack = ended.setdefault(event.thread, [])
-        while stack and stack[-1].time_range.start_ns >= event.time_range.start_ns:
+        while (
+            stack
+            and stack[-1].time_range.start_ns >= event.time_range.start_ns
+            and event.category != bus.MEMORY
+        ):
             stack.pop().cpu_parent = event
         stack.append(event)
     for event in events:
-        if event.cpu_parent is not None:
+        if event.cpu_parent is not None and event.category != bus.MEMORY:
             event.cpu_parent.cpu_children.append(event)
 
 
@@ -336,7 +452,7 @@ def find_forward(events: Iterable[FunctionEvent]) -> dict[int, FunctionEvent]:
     return {
         event.sequence_nr: event
         for event in events
-        if event.category == bus.OP and event.sequence_nr >= 0
+        if event.category in (bus.OP, bus.NATIVE) and event.sequence_nr >= 0
     }
 
 
@@ -373,6 +489,14 @@ def _format_stack(location: Any) -> list[str]:
         else str(frame)
         for frame in frames
     ]
+
+
+def format_memory(count: int) -> str:
+    """A number of bytes in the largest unit in which it is at least 1."""
+    for unit, name in ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB")):
+        if abs(count) >= unit:
+            return f"{count / unit:.2f} {name}"
+    return f"{count} B"
 
 
 def format_time(time_us: float, unit: str | None = None) -> str:

@@ -15,29 +15,13 @@ from tracegrad.autograd.profiler_events import (
     FunctionEvent,
     FunctionEventAvg,
     find_forward,
+    format_memory,
     format_time,
 )
 from tracegrad.ir import events as bus
 
-# torch's names of the categories in a trace file; other kinds keep their own name.
-_CATEGORIES = {
-    bus.OP: "cpu_op",
-    bus.ENGINE: "cpu_op",
-    bus.BACKWARD: "cpu_op",
-    bus.USER: "user_annotation",
-}
-
-_SORT_KEYS = (
-    "count",
-    "cpu_time",
-    "cpu_time_total",
-    "flops",
-    "key",
-    "self_cpu_time",
-    "self_cpu_time_total",
-)
-_DEVICE_WORDS = ("cuda", "xpu", "privateuse1", "device")
-_STACK_METRICS = ("self_cpu_time_total",)
+_DEVICE_WORDS = ("cuda", "xpu", "privateuse1")
+_STACK_METRICS = tuple(f"self_{device}_time_total" for device in ("cpu", *_DEVICE_WORDS))
 
 _COLUMN_WIDTH = 12
 _FLOP_UNITS = ("FLOPs", "KFLOPs", "MFLOPs", "GFLOPs", "TFLOPs", "PFLOPs")
@@ -48,11 +32,19 @@ class EventList(list[Any]):
     a file."""
 
     def __init__(
-        self, events: Iterable[Any] = (), *, with_flops: bool = False, start_unix_ns: int = 0
+        self,
+        events: Iterable[Any] = (),
+        *,
+        profile_memory: bool = False,
+        with_flops: bool = False,
+        start_unix_ns: int = 0,
+        thread_names: dict[int, str] | None = None,
     ) -> None:
         super().__init__(events)
+        self._profile_memory = profile_memory
         self._with_flops = with_flops
         self._start_unix_ns = start_unix_ns
+        self._thread_names = thread_names or {}
 
     def __str__(self) -> str:
         return self.table()
@@ -88,7 +80,9 @@ class EventList(list[Any]):
             average.stack = average.stack[:group_by_stack_n]
             if not group_by_input_shapes:
                 average.input_shapes = ""
-        return EventList(averages.values(), with_flops=self._with_flops)
+        return EventList(
+            averages.values(), profile_memory=self._profile_memory, with_flops=self._with_flops
+        )
 
     def total_average(self) -> FunctionEventAvg:
         """The sum over all events, with the key "Total"."""
@@ -113,13 +107,13 @@ class EventList(list[Any]):
         """The events as a table, one row each; "" if there are none.
 
         `sort_by` is an attribute of the events (`cpu_time_total`, `self_cpu_time_total`,
-        `cpu_time`, `self_cpu_time`, `count`, `flops`, `key`), largest first; None keeps the order.
+        `cpu_time`, `cpu_memory_usage`, `self_cpu_memory_usage`, `count`, `flops`, `key`, ...),
+        largest first; None keeps the order. Those of other devices are known, and always 0.
         `row_limit` may be -1 for all rows. `top_level_events_only` leaves out what ran inside
         another event. `time_unit` is None (chosen for each value), "s", "ms" or "us". Columns
-        appear when there is something to show: Input Shapes, Source Location, FLOPs.
+        appear when there is something to show: CPU Mem, Input Shapes, FLOPs, Source Location.
 
-        Raises AttributeError for an unknown `sort_by`, RuntimeError for that of another device,
-        ValueError for an unknown `time_unit`.
+        Raises AttributeError for an unknown `sort_by`, ValueError for an unknown `time_unit`.
         """
         if not self:
             return ""
@@ -127,8 +121,8 @@ class EventList(list[Any]):
             raise ValueError(f"time_unit must be None, 's', 'ms' or 'us', not {time_unit!r}")
         rows = list(self)
         if sort_by is not None:
-            _check_sort_key(sort_by, type(self[0]).__name__)
-            rows.sort(key=lambda event: getattr(event, sort_by), reverse=True)
+            attribute = _attribute_of(sort_by)
+            rows.sort(key=lambda event: getattr(event, attribute), reverse=True)
         total_us = self.self_cpu_time_total
         shown = [row for row in rows if not (top_level_events_only and row.cpu_parent is not None)]
         if row_limit >= 0:
@@ -137,7 +131,10 @@ class EventList(list[Any]):
         name_width = _limit(max(len(row.key) for row in rows) + 4, max_name_column_width)
         columns = [_Column("Name", name_width)]
         columns += [_Column(title) for title in ("Self CPU %", "Self CPU", "CPU total %")]
-        columns += [_Column(title) for title in ("CPU total", "CPU time avg", "# of Calls")]
+        columns += [_Column(title) for title in ("CPU total", "CPU time avg")]
+        if self._profile_memory:
+            columns += [_Column("CPU Mem"), _Column("Self CPU Mem")]
+        columns.append(_Column("# of Calls"))
         shapes_width = stack_width = None
         if any(row.input_shapes for row in rows):
             widest = max(len(str(row.input_shapes)) for row in rows)
@@ -168,8 +165,11 @@ class EventList(list[Any]):
                 "0" if row.is_async else _format_share(row.cpu_time_total, total_us),
                 format_time(row.cpu_time_total, time_unit),
                 format_time(row.cpu_time, time_unit),
-                str(row.count),
             ]
+            if self._profile_memory:
+                cells.append(format_memory(row.cpu_memory_usage))
+                cells.append(format_memory(row.self_cpu_memory_usage))
+            cells.append(str(row.count))
             if shapes_width is not None:
                 cells.append(str(row.input_shapes)[:shapes_width])
             if flops_scale:
@@ -183,40 +183,44 @@ class EventList(list[Any]):
         lines += [rule, f"Self CPU time total: {format_time(total_us, time_unit)}"]
         return "\n".join(lines) + "\n"
 
-    def export_stacks(self, path: str, metric: str = "self_cpu_time_total") -> None:
+    def supported_export_stacks_metrics(self) -> list[str]:
+        """What `export_stacks` can write; only the first is not always 0 here."""
+        return list(_STACK_METRICS)
+
+    def export_stacks(self, path: str, metric: str) -> None:
         """Write one line "outermost;...;innermost value" per event with a stack, as flame graph
-        tools read them."""
+        tools read them. Raises ValueError for an unknown metric."""
         if metric not in _STACK_METRICS:
             raise ValueError(f"metric should be one of: {list(_STACK_METRICS)}")
         separators = str.maketrans(" ;\t\n", "____")
         with open(path, "w", encoding="utf-8") as file:
             for event in self:
-                value = int(getattr(event, metric))
+                value = int(getattr(event, _attribute_of(metric)))
                 if event.stack and value > 0:
                     frames = ";".join(line.translate(separators) for line in reversed(event.stack))
                     file.write(f"{frames} {value}\n")
 
-    def export_chrome_trace(self, path: str) -> None:
+    def export_chrome_trace(self, path: str, metadata: dict[str, Any] | None = None) -> None:
         """Write the events as JSON for Perfetto or chrome://tracing, compressed if `path` ends in
-        ".gz".
+        ".gz". `metadata` is added at the top of the file.
 
         Events of one thread are properly nested slices ("X"), those that overlap others only partly
         are asynchronous ones ("b" and "e"). An arrow leads from each forward op to each run of its
-        backward.
+        backward. Allocated and freed bytes are instants ("i").
         """
-        import json  # slow to import, and rarely needed
+        import gzip  # this and json: slow to import, and rarely needed
+        import json
 
         trace = {
             "schemaVersion": 1,
             "displayTimeUnit": "ms",
             "baseTimeNanoseconds": self._start_unix_ns,
+            **(metadata or {}),
             "traceName": os.fspath(path),
-            "traceEvents": list(_trace_events(self)),
+            "traceEvents": list(_trace_events(self, self._thread_names)),
         }
-        text = json.dumps(trace, separators=(",", ":"), default=str)
+        text = json.dumps(trace, separators=(",", ":"), default=str, allow_nan=False)
         if os.fspath(path).endswith(".gz"):
-            import gzip
-
             with gzip.open(path, "wt", encoding="utf-8") as compressed:
                 compressed.write(text)
         else:
@@ -242,16 +246,11 @@ def _join_cells(columns: list[_Column], cells: list[str]) -> str:
     )
 
 
-def _check_sort_key(sort_by: str, type_name: str) -> None:
-    if any(word in sort_by for word in _DEVICE_WORDS):
-        raise RuntimeError(
-            f"cannot sort by {sort_by!r}: tracegrad runs on CPU only, so no event has device times"
-        )
-    if sort_by not in _SORT_KEYS:
-        known = ", ".join(_SORT_KEYS)
-        raise AttributeError(
-            f"{type_name!r} object has no attribute {sort_by!r}\nsort_by may be one of: {known}"
-        )
+def _attribute_of(key: str) -> str:
+    """The attribute for one of torch's sort keys: those of all other devices are one."""
+    for word in _DEVICE_WORDS:
+        key = key.replace(word, "device")
+    return key
 
 
 def _limit(width: int, maximum: int | None) -> int:
@@ -281,12 +280,17 @@ def _choose_flop_unit(flops: int) -> int:
     return min(int(math.log10(flops) / 3), len(_FLOP_UNITS) - 1)
 
 
-def _trace_events(events: EventList) -> Iterator[dict[str, Any]]:
+def _trace_events(events: EventList, thread_names: dict[int, str]) -> Iterator[dict[str, Any]]:
     """The entries of a trace file, in an order in which outer slices come before inner ones."""
     process = os.getpid()
-    yield _metadata("process_name", process, 0, {"name": "tracegrad"})
+    yield _metadata("process_name", process, 0, {"name": "python"})
+    yield _metadata("process_labels", process, 0, {"labels": "CPU"})
+    yield _metadata("process_sort_index", process, 0, {"sort_index": process})
     for thread in sorted({event.thread for event in events}):
-        yield _metadata("thread_name", process, thread, {"name": f"thread {thread}"})
+        name = thread_names.get(thread)
+        label = f"thread {thread} ({name})" if name else f"thread {thread}"
+        yield _metadata("thread_name", process, thread, {"name": label})
+        yield _metadata("thread_sort_index", process, thread, {"sort_index": thread})
     forward = find_forward(events)
     slices: set[int] = set()  # ids of the events that became slices
     open_ends: dict[int, list[int]] = {}  # ends of the slices around the current one, by thread
@@ -294,13 +298,16 @@ def _trace_events(events: EventList) -> Iterator[dict[str, Any]]:
     for event in events:
         entry: dict[str, Any] = {
             "ph": "X",
-            "cat": _CATEGORIES.get(event.category, event.category),
+            "cat": event.activity_type,
             "name": event.trace_name,
             "pid": process,
             "tid": event.thread,
             "ts": event.time_range.start,
         }
         arguments = _trace_arguments(event)
+        if event.category == bus.MEMORY:
+            yield {**entry, "ph": "i", "s": "t", "args": arguments}
+            continue
         ends = open_ends.setdefault(event.thread, [])
         while ends and ends[-1] <= event.time_range.start_ns:
             ends.pop()
@@ -327,10 +334,12 @@ def _trace_arguments(event: FunctionEvent) -> dict[str, Any]:
     arguments: dict[str, Any] = {"External id": event.id}
     if event.sequence_nr >= 0:
         arguments["Sequence number"] = event.sequence_nr
-    if event.fwd_thread is not None:
+    if event.fwd_thread:
         arguments["Fwd thread id"] = event.fwd_thread
     if event.input_shapes:
         arguments["Input Dims"] = event.input_shapes
+    if event.cpu_memory_usage:
+        arguments["Bytes"] = event.cpu_memory_usage
     if event.flops:
         arguments["FLOPs"] = event.flops
     if event.stack:

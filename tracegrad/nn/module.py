@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from tracegrad.device import Device
 from tracegrad.grad_mode import no_grad, state
+from tracegrad.ir import events
 from tracegrad.ir.types import DType
 from tracegrad.nn import state_dict as saving
 from tracegrad.nn.module_tree import ModuleTree
@@ -78,11 +79,21 @@ class Module(ModuleTree):
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if events.wants_modules:
+            return self._call_labelled(args, kwargs)
         if state.trace is not None:
             return self._call_in_scope(args, kwargs)
         if self._forward_hooks or self._forward_pre_hooks:
             return self._call_with_hooks(args, kwargs)
         return self.forward(*args, **kwargs)
+
+    def _call_labelled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """While a profile wants modules: the call is an event around what it does."""
+        label = f"nn.Module: {type(self).__name__}"
+        with events.span(label, events.MODULE, Module=id(self)):
+            if state.trace is not None:
+                return self._call_in_scope(args, kwargs)
+            return self._call_with_hooks(args, kwargs)
 
     def _call_in_scope(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Under a trace new nodes carry the module's path, counted from the outermost module."""

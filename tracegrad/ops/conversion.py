@@ -25,6 +25,7 @@ from tracegrad.ir.types import (
 from tracegrad.ops.arguments import as_tensor_operand, resolve_dtype, to_dtype
 from tracegrad.ops.elementwise import clone
 from tracegrad.ops.shaping import expand
+from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, default_float, make_tensor, set_default_float
 
 
@@ -93,6 +94,7 @@ def cuda(input: Tensor, device: Any = None) -> Tensor:
     )
 
 
+@reported("aten::copy_")
 def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Overwrite with the elements of `src`, broadcast and converted."""
     check_in_place(self)
@@ -106,6 +108,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     return store(self, source)
 
 
+@reported("aten::fill_")
 def fill_(self: Tensor, value: Any) -> Tensor:
     """Overwrite every element with one value."""
     check_in_place(self)
@@ -122,6 +125,7 @@ def fill_(self: Tensor, value: Any) -> Tensor:
     return store(self, filled)
 
 
+@reported("aten::zero_")
 def zero_(self: Tensor) -> Tensor:
     """Overwrite every element with zero."""
     check_in_place(self)

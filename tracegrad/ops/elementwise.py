@@ -22,6 +22,7 @@ from tracegrad.ops.arguments import (
     result_dtype,
     to_dtype,
 )
+from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, make_tensor
 
 
@@ -525,6 +526,7 @@ _clone = registered("copy")
 def in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The in-place form of a function: computes, then overwrites the first argument."""
 
+    @reported(f"aten::{function.__name__}_")
     @functools.wraps(function)
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         check_in_place(self)
