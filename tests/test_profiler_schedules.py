@@ -24,12 +24,11 @@ def warned_before(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cycle_clears_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiler, "_warned_of_clearing", False)
-    with (
-        profile(schedule=schedule(wait=0, warmup=1, active=1)) as prof,
-        pytest.warns(UserWarning, match="Profiler clears events at the end of each cycle") as seen,
-    ):
-        for _ in range(6):
-            prof.step()
+    prof = profile(schedule=schedule(wait=0, warmup=1, active=1))
+    prof.start()
+    with pytest.warns(UserWarning, match="clears events at the end of each cycle") as seen:
+        run_steps(prof, 6)
+    prof.stop()
     assert len(seen) == 1
 
 
@@ -109,7 +108,7 @@ def test_activities() -> None:
         profile(use_cuda=False)
     with pytest.raises(AssertionError, match="No valid profiler activities found"):
         profile(activities=[])
-    with pytest.raises(ValueError, match="Activity ProfilerActivity.CPU specified more than once"):
+    with pytest.raises(ValueError, match="CPU specified more than once"):
         profile(activities=[ProfilerActivity.CPU] * 2)
     with (
         pytest.warns(UserWarning, match="XPU is not available"),
