@@ -364,6 +364,8 @@ class Tensor:
         """The same storage, cut off from the history."""
         out = new_tensor(self._data.view())
         out._counter = self._version_counter()
+        if self._tangents:
+            out._tangents = dict(self._tangents)
         if state.trace is not None and not is_lifted(self):
             state.trace.alias(out, self)
         return out

@@ -9,9 +9,15 @@ from typing import Any
 import numpy as np
 
 from tracegrad.autograd import engine
+from tracegrad.autograd.batched import batched_gradients
 from tracegrad.grad_mode import state
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, new_tensor
+
+_UNUSED = (
+    "One of the differentiated Tensors appears to not have been used in the graph. Set allow_unused=True if this is "
+    "the desired behavior."
+)
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
@@ -170,11 +176,7 @@ def grad(
                     state.trace.created(zero, 0.0)
                 found[position] = zero
             elif not allow_unused:
-                raise RuntimeError(
-                    "One of the differentiated Tensors appears to not have been used in the graph. "
-                    "Set allow_unused=True if this is the desired behavior.\n"
-                    f"It is the one at index {position}."
-                )
+                raise RuntimeError(_UNUSED + f"\nIt is the one at index {position}.")
     return tuple(found)
 
 
@@ -186,16 +188,22 @@ def _batched_grad(
     allow_unused: bool | None,
     materialize_grads: bool,
 ) -> tuple[Any, ...]:
-    """One sweep per row of the batch of cotangents; the results are stacked."""
+    """One sweep for a stack of cotangents."""
     batches = _as_tuple(grad_outputs)
-    rows = []
-    for k in range(batches[0].shape[0]):
-        rows.append(
-            grad(
-                outputs, inputs, [None if b is None else b[k] for b in batches], retain_graph=True,
-                create_graph=create_graph, allow_unused=allow_unused, materialize_grads=materialize_grads,
-            )
-        )  # fmt: skip
-    return tuple(
-        None if column[0] is None else column[0].stack(column) for column in zip(*rows, strict=True)
+    _check_outputs(outputs)
+    pairs = [(out, ct) for out, ct in zip(outputs, batches, strict=True) if ct is not None]
+    found = batched_gradients(
+        [out for out, _ in pairs],
+        inputs,
+        [ct for _, ct in pairs],
+        retain_graph=True,
+        create_graph=create_graph,
     )
+    size = pairs[0][1].shape[0]
+    for position, (tensor, gradient) in enumerate(zip(inputs, found, strict=True)):
+        if gradient is None:
+            if materialize_grads:
+                found[position] = tensor.new_zeros((size, *tensor.shape))
+            elif not allow_unused:
+                raise RuntimeError(_UNUSED + f"\nIt is the one at index {position}.")
+    return tuple(found)

@@ -19,6 +19,7 @@ from tracegrad.grad_mode import state
 from tracegrad.inplace import apply_in_place
 from tracegrad.ir import events
 from tracegrad.ir.autodiff import sweep
+from tracegrad.ir.batching import Batched
 from tracegrad.ir.numpy_errors import restore, silence
 from tracegrad.ir.op import registered
 from tracegrad.node import Edge, Node
@@ -63,7 +64,7 @@ def run(
     check_nan = state.check_nan
     if check_nan and state.trace is not None:
         state.trace.give_up("anomaly detection is on")
-    nodes = _reachable([root_of(t)[0] for t in roots])
+    nodes = reachable([root_of(t)[0] for t in roots])
     wanted = None if inputs is None else _needed(nodes, [root_of(t) for t in inputs])
     captures: dict[tuple[Any, int], list[int]] = {}
     results: list[Any] = [None] * len(inputs or ())
@@ -139,7 +140,7 @@ def _key(edge: Edge, node: Node, index: int) -> Any:
     return edge
 
 
-def _reachable(roots: Sequence[Edge]) -> list[Node]:
+def reachable(roots: Sequence[Edge]) -> list[Node]:
     """All records that lead to the roots, latest first."""
     seen: set[Node] = set()
     stack = [edge for edge in roots if isinstance(edge, Node)]
@@ -168,7 +169,9 @@ def _needed(nodes: Sequence[Node], targets: Sequence[tuple[Edge, int]]) -> set[A
 
 
 def _to_tensor(ct: Any) -> Tensor:
-    return ct if isinstance(ct, Tensor) else new_tensor(np.asarray(ct))
+    if isinstance(ct, Tensor):
+        return ct
+    return new_tensor(ct if ct.__class__ is Batched else np.asarray(ct))
 
 
 def _tell_trace() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tracegrad.autograd.backward import grad
+from tracegrad.autograd.batched import basis, batched_gradients, only_ops
+from tracegrad.func.forward import jacfwd
 from tracegrad.grad_mode import enable_grad, is_grad_enabled, set_grad_enabled
 from tracegrad.ops.creation import zeros_like
 from tracegrad.ops.shaping import stack
@@ -294,7 +296,9 @@ def jacobian(
     vectorize: bool = False,
     strategy: str = "reverse-mode",
 ) -> Any:
-    """The Jacobian of `func` at `inputs`, one backward sweep per element of the output.
+    """The Jacobian of `func` at `inputs`, by one backward sweep for all its rows.
+
+    Row by row in strict mode, and where custom functions or hooks have a part in it (unless `vectorize`).
 
     Args:
         func: takes Tensors and returns a Tensor or a tuple of Tensors.
@@ -313,6 +317,8 @@ def jacobian(
         NotImplementedError: options that torch does not support together.
     """
     _check_strategy(create_graph, strict, vectorize, strategy)
+    if strategy == "forward-mode":
+        return _forward_jacobian(func, inputs)
     with enable_grad():
         is_inputs_tuple, given = _tuple_of(inputs, "inputs", "jacobian")
         points = _detached(given, create_graph, requires_grad=True)
@@ -323,6 +329,10 @@ def jacobian(
                 "torch.autograd.functional.jacobian: `strict=True` and `vectorized=True` are not supported "
                 "together. Please either set `strict=False` or `vectorize=False`."
             )
+        many_rows = sum(out.numel() for out in outputs) > 1
+        if vectorize or (many_rows and not strict and only_ops(outputs)):
+            found = _all_rows(outputs, points, create_graph)
+            return _result(found, create_graph, is_outputs_tuple, is_inputs_tuple)
         blocks = []
         for position, out in enumerate(outputs):
             flat = out.reshape(-1)
@@ -339,6 +349,44 @@ def jacobian(
                 )
             )
     return _result(tuple(blocks), create_graph, is_outputs_tuple, is_inputs_tuple)
+
+
+def _forward_jacobian(func: Callable[..., Any], inputs: Any) -> Any:
+    """All columns of the Jacobian by one push of a basis of tangents."""
+    is_inputs_tuple, given = _tuple_of(inputs, "inputs", "jacobian")
+    shape: list[bool] = []
+
+    def checked(*points: Tensor) -> Tensors:
+        is_outputs_tuple, outputs = _tuple_of(func(*points), _OUTPUTS, "jacobian")
+        shape.append(is_outputs_tuple)
+        return outputs
+
+    blocks = jacfwd(checked, argnums=tuple(range(len(given))))(*given)
+    return _result(blocks, False, shape[0], is_inputs_tuple)
+
+
+def _all_rows(outputs: Tensors, points: Tensors, create_graph: bool) -> tuple[Tensors, ...]:
+    """All rows of the Jacobian by one sweep: the cotangents are a basis."""
+    chosen = [out for out in outputs if out.requires_grad and out.numel()]
+    gradients: Sequence[Tensor | None] = [None] * len(points)
+    if chosen:
+        gradients = batched_gradients(
+            chosen, points, basis(chosen), retain_graph=create_graph, create_graph=create_graph
+        )
+    blocks = []
+    start = 0
+    for out in outputs:
+        count = out.numel() if out.requires_grad else 0
+        blocks.append(
+            tuple(
+                x.new_zeros((*out.shape, *x.shape))
+                if g is None or not count
+                else g.narrow(0, start, count).reshape((*out.shape, *x.shape))
+                for g, x in zip(gradients, points, strict=True)
+            )
+        )
+        start += count
+    return tuple(blocks)
 
 
 def _jacobian_row(

@@ -1,13 +1,8 @@
-"""Arguments of function transforms: which of them, nested how, and bases of their spaces."""
+"""Arguments of function transforms: which of them, and what comes back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-
-from tracegrad.ops.creation import eye
-from tracegrad.ops.shaping import cat
-from tracegrad.tensor import Tensor
 
 
 def _checked(argnums: Any, count: int) -> tuple[int, ...]:
@@ -57,19 +52,3 @@ def split_aux(what: str, output: Any, has_aux: bool) -> tuple[Any, Any]:
             f"{what}: output of function f should be a tuple: (output, aux) if has_aux is True"
         )
     return output
-
-
-def basis(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """For each tensor the stack of its parts of the standard basis vectors of all tensors together."""
-    total = sum(x.numel() for x in tensors)
-    found = []
-    start = 0
-    for x in tensors:
-        count = x.numel()
-        rows = eye(count, dtype=x.dtype)
-        before = eye(0, dtype=x.dtype).new_zeros((start, count))
-        after = eye(0, dtype=x.dtype).new_zeros((total - start - count, count))
-        whole = rows if total == count else cat([before, rows, after], 0)
-        found.append(whole.reshape(total, *x.shape))
-        start += count
-    return found

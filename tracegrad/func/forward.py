@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tracegrad import pytree
-from tracegrad.func.arguments import basis, inserted, selected, split_aux
+from tracegrad.autograd.batched import basis
+from tracegrad.func.arguments import inserted, selected, split_aux
 from tracegrad.func.reverse import Argnums, jacrev, vjp
 from tracegrad.func.vectorize import vmap
 from tracegrad.levels import DualLevel

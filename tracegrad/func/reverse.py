@@ -12,7 +12,8 @@ from typing import Any
 
 from tracegrad import pytree
 from tracegrad.autograd import engine
-from tracegrad.func.arguments import basis, inserted, selected, split_aux
+from tracegrad.autograd.batched import basis
+from tracegrad.func.arguments import inserted, selected, split_aux
 from tracegrad.func.vectorize import vmap
 from tracegrad.grad_mode import enable_grad
 from tracegrad.levels import GradLevel

@@ -1,0 +1,100 @@
+"""Many backward sweeps at once: cotangents in stacks, one sweep for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tracegrad.autograd import engine
+from tracegrad.grad_mode import state
+from tracegrad.ir.batching import Batched
+from tracegrad.levels import BatchLevel
+from tracegrad.node import OpNode
+from tracegrad.ops.creation import eye
+from tracegrad.ops.shaping import cat
+from tracegrad.tensor import Tensor, new_tensor
+
+
+def only_ops(outputs: Sequence[Tensor]) -> bool:
+    """Whether nothing but ops led to these tensors: no hooks, and no functions of the user's own."""
+    nodes = engine.reachable([engine.root_of(out)[0] for out in outputs])
+    return all(
+        isinstance(node, OpNode)
+        and node.tensor_hooks is None
+        and node.pre_hooks is None
+        and node.post_hooks is None
+        and node.retained is None
+        for node in nodes
+    )
+
+
+def batched_gradients(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    *,
+    retain_graph: bool,
+    create_graph: bool,
+) -> list[Tensor | None]:
+    """The gradients for each of a stack of cotangents.
+
+    Args:
+        outputs: tensors that require grad.
+        inputs: differentiate with respect to these.
+        cotangents: for each output a stack of cotangents, along an axis in front.
+        retain_graph, create_graph: as for ``autograd.grad``.
+
+    Returns:
+        For each input the stack of its gradients, None where no output depends on it.
+    """
+    if not create_graph and not state.watched and only_ops(outputs):
+        # Nobody looks on: the sweep is over arrays.
+        seeds: list[Any] = [new_tensor(_stack(ct._data)) for ct in cotangents]
+        found = engine.run(
+            outputs,
+            seeds,
+            retain_graph=retain_graph,
+            create_graph=False,
+            inputs=inputs,
+            accumulate=False,
+        )
+        return [None if ct is None else _unstacked(ct._data) for ct in found]
+    with BatchLevel(cotangents[0].shape[0]) as level:
+        seeds = [level.wrap(ct, batched=True) for ct in cotangents]
+        found = engine.run(
+            outputs,
+            seeds,
+            retain_graph=retain_graph,
+            create_graph=create_graph,
+            inputs=inputs,
+            accumulate=False,
+        )
+        return [None if ct is None else level.stacked(ct) for ct in found]
+
+
+def basis(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """For each tensor the stack of its parts of the standard basis vectors of all tensors together."""
+    total = sum(x.numel() for x in tensors)
+    found = []
+    start = 0
+    for x in tensors:
+        count = x.numel()
+        rows = eye(count, dtype=x.dtype)
+        if total != count:
+            after = total - start - count
+            rows = cat([rows.new_zeros((start, count)), rows, rows.new_zeros((after, count))], 0)
+        found.append(rows.reshape(total, *x.shape))
+        start += count
+    return found
+
+
+def _stack(array: np.ndarray) -> Any:
+    return Batched(array)
+
+
+def _unstacked(value: Any) -> Tensor:
+    assert value.__class__ is Batched
+    array = np.asarray(value.value)
+    return new_tensor(array if array.flags.writeable else array.copy())
