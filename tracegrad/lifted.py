@@ -28,10 +28,9 @@ class Lifted:
         physical: the Tensor of the level below.
         batched: whether it is a stack, with an axis for the examples in front.
         level: the :class:`tracegrad.levels.Level` that it belongs to.
-        shape: of one example.
     """
 
-    __slots__ = ("batched", "level", "physical", "shape")
+    __slots__ = ("_shape", "batched", "level", "physical")
     __array_ufunc__ = None
     base = None
 
@@ -40,7 +39,11 @@ class Lifted:
         self.batched = batched
         self.level = level
         shape = physical._data.shape
-        self.shape: tuple[int, ...] = shape[1:] if batched else shape
+        self._shape: tuple[int, ...] = shape[1:] if batched else shape
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
 
     @property
     def dtype(self) -> np.dtype:
@@ -48,12 +51,12 @@ class Lifted:
 
     @property
     def ndim(self) -> int:
-        return len(self.shape)
+        return len(self._shape)
 
     @property
     def size(self) -> int:
         size = 1
-        for extent in self.shape:
+        for extent in self._shape:
             size *= extent
         return size
 

@@ -60,9 +60,9 @@ def view(input: Tensor, *shape: Any) -> Tensor:
         RuntimeError: the layout does not allow a view.
     """
     target = _complete_shape(shape_from(shape), input._data.size)
-    probe = input._data.view()
     try:
-        probe.shape = target
+        if not is_lifted(input):
+            input._data.view().shape = target
     except AttributeError:
         raise RuntimeError(
             "view size is not compatible with input tensor's size and stride (at least one dimension "
