@@ -148,8 +148,8 @@ class CompiledFunction:
         return _BoundCompiled(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if events.active:
-            return self._call_reported(args, kwargs)
+        if state.watched:
+            return self._call_watched(args, kwargs)
         for call in self._calls:
             result = call(args, kwargs)
             if result is not MISS:
@@ -157,8 +157,10 @@ class CompiledFunction:
                 return result
         return self._call_generally(args, kwargs)
 
-    def _call_reported(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """While somebody listens: a native call is one event, since its ops are fused."""
+    def _call_watched(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """While somebody listens: a native call is one event, since its ops are fused. Rare modes go the general way."""
+        if state.rare():
+            return self._call_generally(args, kwargs)
         begin = events.now()
         for call in self._calls:
             result = call(args, kwargs)
@@ -171,8 +173,8 @@ class CompiledFunction:
     def _call_generally(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Look through all variants, and make a new one if none applies."""
         stats = self.stats
-        if state.trace is not None:
-            return self._function(*args, **kwargs)  # Part of a larger trace.
+        if state.trace is not None or state.levels:
+            return self._function(*args, **kwargs)  # Part of a larger trace, or of a transform.
         if self._eager_because is not None or config.disable_jit.get():
             stats.eager += 1
             return self._function(*args, **kwargs)

@@ -63,6 +63,10 @@ class ModeState(threading.local):
     def __init__(self) -> None:
         self.__dict__.update(dict.fromkeys(Rare.names), levels=())
 
+    def rare(self) -> bool:
+        """Whether a rare mode is on in this thread."""
+        return "watched" in self.__dict__
+
 
 def _listen(active: bool) -> None:
     ModeState.watched = active
