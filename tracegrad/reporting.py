@@ -27,16 +27,24 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 # torch's names, where our op has another.
 _TORCH_NAMES = {
+    "bit_and": "bitwise_and",
+    "bit_not": "bitwise_not",
+    "bit_or": "bitwise_or",
+    "bit_xor": "bitwise_xor",
     "broadcast_in_dim": "expand",
     "cast": "_to_copy",
     "concat": "cat",
     "copy": "clone",
+    "floor_div": "floor_divide",
     "index_copy": "index_put_",
+    "integer_pow": "pow",
     "max": "amax",
     "min": "amin",
     "pad": "constant_pad_nd",
     "power": "pow",
     "reshape": "view",
+    "shift_left": "bitwise_left_shift",
+    "shift_right": "bitwise_right_shift",
     "slice_update": "copy_",
     "take": "index",
 }

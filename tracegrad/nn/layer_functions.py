@@ -64,6 +64,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return reshape(product, (*input.shape[:-1], weight.shape[0]))
 
 
+@reported("aten::dropout")
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Set elements to zero with probability `p` and scale the others by 1 / (1 - p); itself in evaluation.
 
@@ -85,6 +86,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     return store(input, result) if inplace else result
 
 
+@reported("aten::layer_norm")
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -135,6 +137,7 @@ def _scale(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return x if bias is None else ew.add(x, bias)
 
 
+@reported("aten::batch_norm")
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,

@@ -16,6 +16,7 @@ from tracegrad.ops.arguments import to_dtype
 from tracegrad.ops.indexing import gather, index_select
 from tracegrad.ops.reduction import sum as sum_
 from tracegrad.ops.shaping import broadcast_tensors, reshape, unsqueeze
+from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor
 
 
@@ -87,6 +88,7 @@ def _mse_loss(input: Tensor, target: Tensor, reduction: str) -> Tensor:
     return _reduce(ew.square(ew.sub(input, target)), reduction)
 
 
+@reported("aten::l1_loss")
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -395,6 +397,7 @@ _nll_loss = composite("NllLossBackward0")(_nll)
 _nll_loss_2d = composite("NllLoss2DBackward0")(_nll)
 
 
+@reported("aten::cross_entropy_loss")
 def cross_entropy(
     input: Tensor,
     target: Tensor,

@@ -375,36 +375,43 @@ def _truth(x: Any) -> Any:
     return ne(x, 0) if isinstance(x, Tensor) and x.dtype is not bool_ else x
 
 
+@reported("aten::logical_not")
 def logical_not(input: Tensor) -> Tensor:
     """True where the element is zero."""
     return bitwise_not(_truth(input))
 
 
+@reported("aten::logical_and")
 def logical_and(input: Tensor, other: Tensor) -> Tensor:
     """True where both elements are not zero."""
     return bitwise_and(_truth(input), _truth(other))
 
 
+@reported("aten::logical_or")
 def logical_or(input: Tensor, other: Tensor) -> Tensor:
     """True where at least one element is not zero."""
     return bitwise_or(_truth(input), _truth(other))
 
 
+@reported("aten::logical_xor")
 def logical_xor(input: Tensor, other: Tensor) -> Tensor:
     """True where exactly one element is not zero."""
     return bitwise_xor(_truth(input), _truth(other))
 
 
+@reported("aten::isnan")
 def isnan(input: Tensor) -> Tensor:
     """True where the element is NaN."""
     return _ne(input, input)
 
 
+@reported("aten::isinf")
 def isinf(input: Tensor) -> Tensor:
     """True where the element is infinite."""
     return eq(abs(input), math.inf)
 
 
+@reported("aten::isfinite")
 def isfinite(input: Tensor) -> Tensor:
     """True where the element is neither infinite nor NaN."""
     return lt(abs(input), math.inf)
@@ -432,6 +439,7 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     return apply(_where, (condition, as_tensor_operand(x, like), as_tensor_operand(y, like)))
 
 
+@reported("aten::clamp")
 def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None = None) -> Tensor:
     """Elements limited to [min, max]; at the limits the gradient passes, as in torch.
 
@@ -472,6 +480,7 @@ def relu(input: Tensor) -> Tensor:
     return where(le(input, 0), 0, input)
 
 
+@reported("aten::lerp")
 def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
     """``input + weight * (end - input)``."""
     name = "LerpBackward1" if isinstance(weight, Tensor) else "LerpBackward0"
@@ -497,6 +506,7 @@ def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     return add(high, log1p(exp(neg(abs(sub(input, other))))))
 
 
+@reported("aten::masked_fill")
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """`input` with `value` where `mask` is true."""
     name = "MaskedFillBackward1" if isinstance(value, Tensor) else "MaskedFillBackward0"
@@ -504,6 +514,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     return shown_as(where(mask, to_dtype(filled, input.dtype), input), name, input, value)
 
 
+@reported("aten::isclose")
 def isclose(
     input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
 ) -> Tensor:

@@ -20,6 +20,7 @@ from tracegrad.ir.types import bool_, int64
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import as_tensor_operand, canonical_dim, is_number, to_dtype
 from tracegrad.ops.shaping import at_position, expand, permute, reshape, reverse
+from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, is_lifted, make_tensor, new_tensor
 from tracegrad.views import apply_view, check_rebase
 
@@ -496,6 +497,7 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
     return apply(registered("index_add"), (input, to_dtype(index, int64), scaled), {"axis": axis})
 
 
+@reported("aten::nonzero")
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """The coordinates of elements that are not zero: a matrix, or a tuple with one tensor per dimension."""
     input._escapes("nonzero()")
@@ -560,6 +562,7 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
 _diagonal = diagonal
 
 
+@reported("aten::diag")
 def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     """A matrix's diagonal; or the matrix with this diagonal, of a vector."""
     if input._data.ndim == 2:

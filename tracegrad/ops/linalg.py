@@ -10,6 +10,7 @@ from tracegrad.ops import elementwise as ew
 from tracegrad.ops.elementwise import write_out
 from tracegrad.ops.reduction import sum as _sum
 from tracegrad.ops.shaping import permute, reshape, unsqueeze
+from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor
 
 _matmul = registered("matmul")
@@ -130,6 +131,7 @@ def vdot(input: Tensor, other: Tensor) -> Tensor:
     return dot(input, other)
 
 
+@reported("aten::mm")
 def mm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The product of two matrices.
 
@@ -143,6 +145,7 @@ def mm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
     return matmul(input, mat2, out=out)
 
 
+@reported("aten::bmm")
 def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """The products of two batches of matrices."""
     if input._data.ndim != 3:
@@ -166,6 +169,7 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: An
     return ew.add(input if beta == 1 else ew.mul(input, beta), scaled)
 
 
+@reported("aten::outer")
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """All products of elements of two vectors."""
     if input._data.ndim != 1 or vec2._data.ndim != 1:

@@ -132,11 +132,13 @@ def _arg(
     return apply(registered(name), (input,), {"axis": axis, "keepdims": bool(keepdim)})
 
 
+@reported("aten::argmax")
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Where the maximum stands, as int64; the first of equal ones."""
     return _arg(input, dim, keepdim, "argmax")
 
 
+@reported("aten::argmin")
 def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Where the minimum stands, as int64; the first of equal ones."""
     return _arg(input, dim, keepdim, "argmin")
@@ -166,6 +168,7 @@ def _extremum(input: Tensor, dim: Any, keepdim: bool, other: Tensor | None, name
     return ValuesIndices(shown_as(values, name.capitalize() + "Backward0", input), indices)
 
 
+@reported("aten::max")
 def max(
     input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor | None = None
 ) -> Any:
@@ -173,6 +176,7 @@ def max(
     return _extremum(input, dim, keepdim, other, "max")
 
 
+@reported("aten::min")
 def min(
     input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor | None = None
 ) -> Any:
@@ -180,23 +184,27 @@ def min(
     return _extremum(input, dim, keepdim, other, "min")
 
 
+@reported("aten::any")
 def any(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """Whether any element is not zero."""
     truth = input if input.dtype is bool_ else ew.ne(input, 0)
     return ew.ne(sum(truth, dim, keepdim), 0)
 
 
+@reported("aten::all")
 def all(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """Whether all elements are not zero."""
     truth = input if input.dtype is bool_ else ew.ne(input, 0)
     return ew.eq(sum(ew.logical_not(truth), dim, keepdim), 0)
 
 
+@reported("aten::count_nonzero")
 def count_nonzero(input: Tensor, dim: Dims = None) -> Tensor:
     """How many elements are not zero."""
     return sum(ew.ne(input, 0), dim)
 
 
+@reported("aten::cumsum")
 def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Running sums along `dim`."""
     target = resolve_dtype(dtype) or (None if input.is_floating_point() else int64)
@@ -330,6 +338,7 @@ def norm(
     return ew.where(ew.eq(total, 0), 0, root)
 
 
+@reported("aten::allclose")
 def allclose(
     input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
 ) -> bool:
@@ -337,6 +346,7 @@ def allclose(
     return bool(all(ew.isclose(input, other, rtol, atol, equal_nan)))
 
 
+@reported("aten::equal")
 def equal(input: Tensor, other: Tensor) -> bool:
     """Whether both have the same shape and elements."""
     return input._data.shape == other._data.shape and bool(all(ew.eq(input, other)))

@@ -11,6 +11,7 @@ import numpy as np
 from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.ir.op import registered
 from tracegrad.ops.arguments import canonical_dim, result_dtype, shape_from, to_dtype
+from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, is_lifted
 from tracegrad.views import apply_view
 
@@ -272,6 +273,7 @@ def slice_along(input: Tensor, axis: int, start: int, limit: int, step: int = 1)
     return apply_view(_slice, input, attrs)
 
 
+@reported("aten::select")
 def select(input: Tensor, dim: int, index: int) -> Tensor:
     """The view at one position of a dimension, which disappears."""
     axis = canonical_dim(dim, input._data.ndim)
@@ -297,6 +299,7 @@ def at_position(input: Tensor, axis: int, position: int) -> Tensor:
     return shown_as(part, "SelectBackward0", input) if part._requires_grad else part
 
 
+@reported("aten::unbind")
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """All slices along a dimension."""
     axis = canonical_dim(dim, input._data.ndim)
@@ -306,6 +309,7 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     )
 
 
+@reported("aten::split")
 def split(input: Tensor, split_size: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
     """Consecutive pieces of the given size (the last may be smaller), or of the given sizes."""
     axis = canonical_dim(dim, input._data.ndim)
@@ -333,6 +337,7 @@ def split(input: Tensor, split_size: int | Sequence[int], dim: int = 0) -> tuple
     return tuple(pieces)
 
 
+@reported("aten::chunk")
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most `chunks` pieces of equal size."""
     axis = canonical_dim(dim, input._data.ndim)
