@@ -25,7 +25,7 @@ from tracegrad.grad_mode import state
 from tracegrad.ir.op import Op, registered
 from tracegrad.lifted import Lifted
 from tracegrad.node import OpNode
-from tracegrad.tensor import Tensor, is_lifted, new_tensor
+from tracegrad.tensor import Tensor, is_lifted, new_tensor, plainest
 
 _numbers = itertools.count(1)
 _copy = registered("copy")
@@ -302,12 +302,3 @@ class Below:
 
     def __exit__(self, *exc_info: object) -> None:
         state.levels, state.grad = self._levels, self._grad
-
-
-def plainest(x: Tensor) -> Tensor:
-    """The tensor without levels at the bottom of `x`."""
-    data: Any = x._data
-    while data.__class__ is Lifted:
-        x = data.physical
-        data = x._data
-    return x

@@ -557,6 +557,15 @@ def is_lifted(x: Tensor) -> bool:
     return x._data.__class__ is Lifted
 
 
+def plainest(x: Tensor) -> Tensor:
+    """The tensor without levels at the bottom of `x`: under ``vmap`` that of all examples."""
+    data: Any = x._data
+    while data.__class__ is Lifted:
+        x = data.physical
+        data = x._data
+    return x
+
+
 _new = object.__new__
 
 

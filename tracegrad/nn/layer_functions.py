@@ -24,7 +24,7 @@ from tracegrad.ops.reduction import sum as sum_
 from tracegrad.ops.shaping import narrow, reshape, unsqueeze
 from tracegrad.reporting import reported
 from tracegrad.size import Size
-from tracegrad.tensor import Tensor
+from tracegrad.tensor import Tensor, plainest
 
 _pad = registered("pad")
 
@@ -297,12 +297,13 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """
     if tensor.dtype is not int64:
         raise RuntimeError("one_hot is only applicable to index tensor of type LongTensor.")
+    every = plainest(tensor)
     if not tensor.numel():
         if num_classes <= 0:
             raise RuntimeError("Can not infer total number of classes from empty tensor.")
-    elif bool(ew.lt(tensor, 0).any()):
+    elif bool(ew.lt(every, 0).any()):
         raise RuntimeError("Class values must be non-negative.")
-    elif num_classes != -1 and bool(ew.ge(tensor, num_classes).any()):
+    elif num_classes != -1 and bool(ew.ge(every, num_classes).any()):
         raise RuntimeError("Class values must be smaller than num_classes.")
     return creation.one_hot(tensor, num_classes)
 

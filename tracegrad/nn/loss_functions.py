@@ -17,7 +17,7 @@ from tracegrad.ops.indexing import gather, index_select
 from tracegrad.ops.reduction import sum as sum_
 from tracegrad.ops.shaping import broadcast_tensors, reshape, unsqueeze
 from tracegrad.reporting import reported
-from tracegrad.tensor import Tensor
+from tracegrad.tensor import Tensor, plainest
 
 
 def legacy_reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
@@ -226,7 +226,7 @@ def binary_cross_entropy(
     if target.dtype is not input.dtype:
         names = [x.type()[6:-6] for x in (target, input)]
         raise RuntimeError(f"Found dtype {names[0]} but expected {names[1]}")
-    plain = input.detach()
+    plain = plainest(input).detach()
     if not bool(ew.bitwise_and(ew.ge(plain, 0), ew.le(plain, 1)).all()):
         raise RuntimeError("all elements of input should be between 0 and 1")
     return _binary_cross_entropy(input, target, weight, reduction)
