@@ -79,6 +79,7 @@ wants_modules = False
 now = perf_counter_ns
 
 _MAX_STACK = 32
+_NOTHING: dict[str, Any] = {}
 
 _lock = threading.Lock()
 _subscriptions: list[tuple[Callable[[Event], object], tuple[bool, ...]]] = []
@@ -171,7 +172,7 @@ def record(
     shapes: Sequence[Sequence[int]] | None = None,
     location: Any = None,
     sequence: int | None = None,
-    **info: Any,
+    info: dict[str, Any] = _NOTHING,
 ) -> None:
     """Report an event of the current thread that has ended; times are those of `now`."""
     if wants_stack and location is None:

@@ -41,6 +41,13 @@ RUNS = [
     ),
     Run("dump_ir.py", ("--quick",)),
     Run(
+        "profile_training.py",
+        ("--quick", "--out", "{out}"),
+        (),
+        ("Self CPU Mem", "[[16, 64], [64, 32]]: 3 times", "tg.compile: step"),
+        ("training.json.gz",),
+    ),
+    Run(
         "autograd_tutorial.py",
         ("--quick", "--out", "{out}"),
         ("matplotlib",),

@@ -112,18 +112,19 @@ def apply_plain(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tenso
     needs_grad = False
     values = []
     for x in operands:
-        if isinstance(x, Tensor):
-            x._renew()
-            needs_grad = needs_grad or x._requires_grad
-            values.append(x._data)
-        else:
-            values.append(x)
+        data = getattr(x, "_data", x)
+        values.append(data)
+        if data is not x:
+            if x._base is not None:
+                x._renew()
+            if x._requires_grad:
+                needs_grad = True
     trace = state.trace
     listening = events.active
     begin = events.now() if listening else 0
     token = silence()
     try:
-        data = op(*values, **attrs)
+        data = op.eval(*values, **attrs) if attrs else op.eval(*values)
     except Exception:
         if trace is not None:
             trace.operation_failed()

@@ -48,7 +48,6 @@ _TORCH_NAMES = {
     "slice_update": "copy_",
     "take": "index",
 }
-_ENGINE = "autograd::engine::evaluate_function: "
 _ACCUMULATE = "torch::autograd::AccumulateGrad"
 _NO_INFO: dict[str, Any] = {}
 
@@ -61,7 +60,16 @@ class _Names(dict[Op, str]):
         return name
 
 
+class _EngineNames(dict[str, str]):
+    """What the engine's work on records of a name is called in a profile."""
+
+    def __missing__(self, name: str) -> str:
+        label = self[name] = "autograd::engine::evaluate_function: " + name
+        return label
+
+
 _names = _Names()
+_engine_names = _EngineNames()
 
 
 def name_of_composite(record_name: str) -> str:
@@ -79,18 +87,9 @@ def report_op(op: Op, values: Sequence[Any], begin: int, out: Tensor) -> None:
     if events.wants_memory and isinstance(out._data, np.ndarray):
         events.allocated(out._data, *values)
         end = events.now()
+    sequence = None if node is None else node.sequence
     events.emit(
-        (
-            events.OP,
-            _names[op],
-            begin,
-            end,
-            get_ident(),
-            shapes,
-            location,
-            None if node is None else node.sequence,
-            _NO_INFO,
-        )
+        (events.OP, _names[op], begin, end, get_ident(), shapes, location, sequence, _NO_INFO)
     )
 
 
@@ -162,7 +161,7 @@ def pull_reported(node: Node, ct: Any, needed: Sequence[bool], as_tensors: bool)
 
 def report_record(node: Node, begin: int) -> None:
     """Report the engine's work on one record, of which `pull_reported` was a part."""
-    name = _ENGINE + node.name()
+    name = _engine_names[node.name()]
     events.record(events.ENGINE, name, begin, events.now(), None, None, node.sequence)
 
 
@@ -180,7 +179,7 @@ def accumulate_reported(
     finally:
         end = events.now()
         events.record(events.BACKWARD, _ACCUMULATE, begin, end, shapes)
-        events.record(events.ENGINE, _ENGINE + _ACCUMULATE, begin, events.now())
+        events.record(events.ENGINE, _engine_names[_ACCUMULATE], begin, events.now())
 
 
 def report_native(name: str, begin: int, result: Any) -> None:
