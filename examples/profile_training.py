@@ -1,4 +1,4 @@
-"""Where the time and the memory of a training step go: the table, the trace to look at, and what compiling it changes."""
+"""Where the time and memory of a training step go: a table, a trace to look at, and what compiling changes."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ class CompiledFunction:
         return self._call_generally(args, kwargs)
 
     def _call_watched(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """While somebody listens: a native call is one event, since its ops are fused. Rare modes go the general way."""
+        """While somebody listens, a native call is one event: its ops are fused. Rare modes go the general way."""
         if state.rare():
             return self._call_generally(args, kwargs)
         begin = events.now()

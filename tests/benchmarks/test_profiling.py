@@ -6,10 +6,11 @@ import sys
 from types import FrameType
 from typing import Any
 
+from tracegrad.ir import events
+
 import tracegrad as tg
 from tracegrad import reporting
 from tracegrad.autograd.profiler import profile
-from tracegrad.ir import events
 
 from .profiling import measure, measure_off, work
 
