@@ -42,6 +42,9 @@ INTERPRETED = {
     "const": "a value that is given, not computed",
     "zeros": "canonicalization replaces it",
     "integer_pow": "rare, and not worth a loop in native code",
+    "as_strided": "depends on where its operand stands in memory",
+    "restride": "only follows as_strided",
+    "strided_update": "only follows as_strided",
 }
 
 

@@ -278,6 +278,19 @@ def _cases() -> Iterator[Case]:
     )
     yield from (
         case("unbind", M),
+        case("adjoint", M),
+        case("split_with_sizes", A, (1, 0, 2), 1),
+        case("tensor_split", A, 3, 2),
+        case("tensor_split", A, (1, 7, -1), -1),
+        case("hsplit", M, 3),
+        case("hsplit", V, (1, 3)),
+        case("vsplit", A, 2),
+        case("dsplit", A, (1, 2)),
+        case("unfold", V, 0, 2, 1),
+        case("unfold", A, 2, 2, 2),
+        case("unfold", A, -2, 3, 1),
+        case("as_strided", A, (2, 3), (5, 2), 1),
+        case("as_strided", M, (2, 2), (1, 1)),
         case("unbind", A, 1),
         case("split", A, 2, 2),
         case("split", A, (1, 2), 1),
@@ -363,6 +376,8 @@ def _cases() -> Iterator[Case]:
     yield from (case(name, X((3, 4)), k) for name in ("tril", "triu") for k in (-1, 0, 2))
     yield from (
         case("diagonal", X((3, 4))),
+        case("diagonal", X((3, 4)), -1),
+        case("diagonal", A, -2, 2, 0),
         case("diagonal", A, 1, 1, 2),
         case("diag", X((3, 4)), 1),
         case("diag", V),

@@ -63,6 +63,7 @@ from tracegrad.ops.creation import (
 )
 from tracegrad.ops.elementwise import result_type, where
 from tracegrad.ops.shaping import broadcast_tensors, cat, concat, concatenate, hstack, stack, vstack
+from tracegrad.ops.striding import split
 from tracegrad.random import (
     Generator,
     bernoulli,
@@ -97,6 +98,7 @@ _functions = {
         _methods.ELEMENTWISE,
         _methods.REDUCTIONS,
         _methods.SHAPING,
+        _methods.STRIDING,
         _methods.LINALG,
         _methods.INDEXING,
         ("detach", "numel", "is_floating_point", "is_complex", "rsub"),

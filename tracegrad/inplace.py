@@ -16,14 +16,15 @@ from tracegrad.dispatch import NO_ATTRS, apply, edge_of, record, shown_as
 from tracegrad.grad_mode import state
 from tracegrad.ir import events
 from tracegrad.ir.location import current_location
+from tracegrad.ir.memory import address, restrided
 from tracegrad.ir.numpy_errors import restore, silence
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.ops.selection import cast
 from tracegrad.ir.types import from_numpy_dtype
 from tracegrad.node import Edge, OpNode, VersionCounter, present
 from tracegrad.reporting import report_in_place
-from tracegrad.tensor import Tensor, new_tensor
-from tracegrad.views import check_rebase, put_back
+from tracegrad.tensor import Tensor, is_lifted, new_tensor
+from tracegrad.views import check_rebase, put_back, renew_for_writing
 
 _slice_update = registered("slice_update")
 
@@ -36,7 +37,7 @@ def apply_in_place(
     Raises:
         RuntimeError: `x` is a leaf that requires grad, or a view of one; or the result does not fit.
     """
-    check_in_place(x)
+    check_in_place(x, operands)
     begin = events.now() if events.active else 0
     nothing_to_record = state.trace is None and not (state.grad and _any_requires_grad(operands))
     if nothing_to_record and op.eval.__class__ is np.ufunc:
@@ -66,6 +67,7 @@ def former(x: Tensor, operands: Sequence[Any]) -> Sequence[Any]:
     """
     if not (state.grad and _any_requires_grad(operands)):
         return operands
+    renew_for_writing(x)
     old = new_tensor(x._data.copy())
     old._grad_fn = x._grad_fn
     old._output_nr = x._output_nr
@@ -79,29 +81,87 @@ def _any_requires_grad(operands: Sequence[Any]) -> bool:
     return any(isinstance(x, Tensor) and x.requires_grad for x in operands)
 
 
-def check_in_place(x: Tensor, *, part: bool = False) -> None:
+def check_in_place(
+    x: Tensor, operands: Sequence[Any] = (), *, part: bool = False, fill: bool = False
+) -> None:
     """Raise torch's error if `x` may not be changed in place.
 
     Args:
+        operands: what the new values are computed from.
         part: only a part of x is to be changed, as if through a view.
+        fill: every element gets the same value, so that x may show one element several times.
     """
     if state.grad and x.requires_grad:
+        check_rebase(x)
+        x._renew()
         base = x._base
-        if x._grad_fn is None or (
-            base is not None and base._grad_fn is None and base._requires_grad
-        ):
+        if x._grad_fn is None or (base is not None and base._grad_fn is None):
             which = "a view of a leaf" if part or base is not None else "a leaf"
             raise RuntimeError(
                 f"{which} Variable that requires grad is being used in an in-place operation.\n"
                 "Update it inside `with tracegrad.no_grad():`, or work on a copy: `y = x.clone()`."
             )
-    if state.grad and x._base is not None and x._base._requires_grad:
-        check_rebase(x)
-    if not x._data.flags.writeable:
+    if is_lifted(x):
+        return
+    data = x._data
+    if not fill and 0 in data.strides and data.size and _repeats(data):
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a single "
             "memory location. Please clone() the tensor before performing the operation."
         )
+    if not data.flags.writeable:
+        make_writeable(x)
+    counter = x._counter
+    if counter is not None:
+        for y in operands:
+            if isinstance(y, Tensor) and y is not x and y._counter is counter:
+                _check_overlap(data, y._data)
+
+
+def make_writeable(x: Tensor) -> None:
+    """NumPy's expanded arrays are read-only; the memory that they show need not be.
+
+    Raises:
+        RuntimeError: it is: it came from a read-only NumPy array.
+    """
+    data = x._data
+    x._data = restrided(data, data.shape, data.strides)
+    if not x._data.flags.writeable:
+        raise RuntimeError(
+            "the memory of this tensor is read-only: it was made from a read-only array.\n"
+            "Work on a copy: `y = x.clone()`."
+        )
+
+
+def _repeats(data: np.ndarray) -> bool:
+    """Whether elements are repeated along an axis of stride 0."""
+    return any(n > 1 and stride == 0 for n, stride in zip(data.shape, data.strides, strict=True))
+
+
+def _check_overlap(written: np.ndarray, read: np.ndarray) -> None:
+    """Raise torch's error if one of the arrays shows part of the other: which values are read is not clear then.
+
+    Like torch, only looks at arrays without gaps.
+    """
+    if not (_dense(written) and _dense(read)) or not np.may_share_memory(written, read):
+        return
+    same_place = address(written) == address(read) and written.size == read.size
+    if same_place and written.strides == read.strides:
+        return
+    raise RuntimeError(
+        "unsupported operation: some elements of the input tensor and the written-to tensor refer to a single "
+        "memory location. Please clone() the tensor before performing the operation."
+    )
+
+
+def _dense(data: np.ndarray) -> bool:
+    expected = data.itemsize
+    for stride, n in sorted(zip(data.strides, data.shape, strict=True)):
+        if n != 1:
+            if stride != expected:
+                return False
+            expected *= n
+    return True
 
 
 def store(x: Tensor, value: Tensor) -> Tensor:

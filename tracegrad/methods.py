@@ -20,6 +20,7 @@ from tracegrad.ops import (
     linalg,
     reduction,
     shaping,
+    striding,
 )
 from tracegrad.ops import (
     elementwise as ew,
@@ -136,13 +137,17 @@ REDUCTIONS = (
     "log_softmax norm allclose equal"
 ).split()
 SHAPING = (
-    "reshape view view_as reshape_as flatten ravel unflatten permute transpose swapaxes swapdims t movedim "
-    "moveaxis unsqueeze squeeze broadcast_to expand expand_as contiguous narrow select unbind split chunk "
-    "flip roll repeat tile"
+    "reshape flatten ravel unflatten permute transpose swapaxes swapdims t adjoint movedim moveaxis unsqueeze "
+    "squeeze broadcast_to flip roll tile"
+).split()
+# Those that torch does not offer as functions.
+SHAPING_METHODS = "view view_as reshape_as expand expand_as contiguous repeat".split()
+STRIDING = (
+    "narrow select unbind split_with_sizes tensor_split chunk hsplit vsplit dsplit diagonal as_strided"
 ).split()
 LINALG = "matmul mm bmm mv dot vdot addmm outer ger inner".split()
 INDEXING = (
-    "gather scatter_add index_select take_along_dim index_add nonzero masked_select tril triu diagonal diag "
+    "gather scatter_add index_select take_along_dim index_add nonzero masked_select tril triu diag "
     "trace"
 ).split()
 CONVERSIONS = "to double long short type_as cpu cuda copy_ fill_ zero_ detach_".split()
@@ -172,6 +177,8 @@ def attach() -> None:
         (ELEMENTWISE, ew),
         (REDUCTIONS, reduction),
         (SHAPING, shaping),
+        (SHAPING_METHODS, shaping),
+        (STRIDING, striding),
         (LINALG, linalg),
         (INDEXING, indexing),
         (CONVERSIONS, conversion),
@@ -192,6 +199,12 @@ def attach() -> None:
         "rsub": ew.rsub,
         "T": property(shaping.T),
         "mT": property(shaping.mT),
+        "H": property(shaping.H),
+        "mH": property(shaping.mH),
+        "split": lambda self, split_size, dim=0: striding.split(self, split_size, dim),
+        "unfold": striding.unfold,
+        "storage_offset": striding.storage_offset,
+        "untyped_storage": striding.untyped_storage,
         "stack": staticmethod(shaping.stack),
         "backward": _tensor_backward,
         "__getitem__": indexing.getitem,

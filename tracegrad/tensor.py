@@ -54,7 +54,7 @@ class Tensor:
     # _grad_fn, _output_nr: the record that made it. None for leaves.
     # _counter: version counter, shared with all views; None as long as nobody asked for it.
     # _base: the tensor that this one is a view of; with it come
-    # _view: (parent, op, attrs, whether grad mode was on) that made the view, and
+    # _view: (parent, op, attrs, Creation) that made the view; see tracegrad.views; and
     # _view_version: the version of the storage that its history describes.
     # _hooks: hooks on a leaf's gradient: {key: hook}; _post_hooks: after it was accumulated.
     __slots__ = (
@@ -206,13 +206,17 @@ class Tensor:
 
     def _renew(self) -> None:
         """Bring the history of a view up to date, if the storage was changed in place."""
-        if self._base is not None and self._version != self._view_version:
+        if self._base is not None and self._version != self._view_version and state.grad:
             late_bound["refresh_view"](self)
 
     @property
     def requires_grad(self) -> bool:
-        self._renew()
-        return self._requires_grad
+        base = self._base
+        if base is None:
+            return self._requires_grad
+        if not self._view[3]:
+            self._renew()
+        return self._requires_grad or base._requires_grad
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
@@ -242,13 +246,15 @@ class Tensor:
 
     @property
     def is_leaf(self) -> bool:
-        self._renew()
+        if self._base is not None:
+            late_bound["refresh_view"](self)
         return self._grad_fn is None
 
     @property
     def grad_fn(self) -> Node | None:
         """The record that made this tensor; None for leaves."""
-        self._renew()
+        if self._base is not None:
+            late_bound["refresh_view"](self)
         return as_node(self._grad_fn)
 
     @property
@@ -301,7 +307,8 @@ class Tensor:
         Raises:
             RuntimeError: it does not require grad.
         """
-        if not self._requires_grad:
+        self._renew()
+        if not self.requires_grad:
             raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
         node = self._grad_fn
         if node is not None:
@@ -315,7 +322,8 @@ class Tensor:
         Raises:
             RuntimeError: the tensor does not require grad.
         """
-        if not self._requires_grad:
+        self._renew()
+        if not self.requires_grad:
             raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
         node = self._grad_fn
         if node is None:
@@ -453,7 +461,7 @@ class Tensor:
         Raises:
             RuntimeError: the tensor requires grad (and not `force`).
         """
-        if self._requires_grad and not force:
+        if state.grad and self.requires_grad and not force:
             raise RuntimeError(
                 "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
             )

@@ -1,24 +1,45 @@
 """Views: tensors that share the storage of another, and what becomes of their histories.
 
-A view knows its base, the parent that it was made from and the op that made it (`Tensor._view`), and which
-version of the storage its history describes. Start with :func:`apply_view`. :mod:`tracegrad.inplace` changes
-storages; a view that is used afterwards renews its history here, by :func:`refresh_view`.
+A view knows its base, the parent that it was made from and the op that made it (`Tensor._view`), under which
+circumstances (a `Creation`), and which version of the storage its history describes. Start with
+:func:`apply_view`. :mod:`tracegrad.inplace` changes storages; a view that is used afterwards renews its history
+here, by :func:`refresh_view`.
 """
 
 from __future__ import annotations
 
+import enum
+import functools
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tracegrad.dispatch import apply, record, shown_as
+from tracegrad.dispatch import apply, edge_of, record, shown_as, user_location
 from tracegrad.grad_mode import state
 from tracegrad.ir.op import Op, registered
-from tracegrad.node import late_bound
+from tracegrad.ir.ops.arithmetic import zeros
+from tracegrad.ir.ops.strided import place_diagonal, place_windows
+from tracegrad.node import Node, OpNode, late_bound
 from tracegrad.tensor import Tensor, new_tensor
 
 _slice = registered("slice")
 _slice_update = registered("slice_update")
 _reshape = registered("reshape")
 _permute = registered("permute")
+_broadcast = registered("broadcast_in_dim")
+_concat = registered("concat")
+_as_strided = registered("as_strided")
+_strided_update = registered("strided_update")
+
+
+class Creation(enum.IntEnum):
+    """Under which circumstances a view was made; all but the first forbid that its history is rewritten."""
+
+    REGULAR = 0
+    NO_GRAD = 1
+    INFERENCE = 2
+    MULTIPLE = 3
+    CUSTOM = 4
 
 
 def apply_view(op: Op, x: Tensor, attrs: dict[str, Any]) -> Tensor:
@@ -27,18 +48,31 @@ def apply_view(op: Op, x: Tensor, attrs: dict[str, Any]) -> Tensor:
     made, source = out._data, x._data
     if made is source:
         out._data = made = source.view()
-    if made.base is not None and (made.base is source or made.base is source.base):
-        share_storage(out, x)
-        out._view = x, op, attrs, state.grad
+    base = made.base
+    if base is not None and (base is source or base is source.base):
+        share_storage(out, x, op, attrs)
     return out
 
 
-def share_storage(view: Tensor, x: Tensor) -> None:
-    """Make `view` a view of `x` (or of what `x` is a view of): one version counter for all."""
+def share_storage(
+    view: Tensor,
+    x: Tensor,
+    op: Op,
+    attrs: dict[str, Any],
+    creation: Creation = Creation.REGULAR,
+) -> None:
+    """Make `view` a view of `x`, and of what `x` is a view of: one version counter for all."""
     base = x._base
-    view._base = x if base is None else base
+    if not state.grad:
+        creation = Creation.NO_GRAD
+    if base is None:
+        base = x
+    elif not creation:
+        creation = x._view[3]
+    view._base = base
     view._counter = x._version_counter()
     view._view_version = view._counter.value
+    view._view = x, op, attrs, creation
     if state.trace is not None:
         state.trace.shares_storage(view)
 
@@ -46,13 +80,19 @@ def share_storage(view: Tensor, x: Tensor) -> None:
 def refresh_view(view: Tensor) -> None:
     """Renew the history of a view whose storage was changed in place since the view was recorded.
 
-    What it shows now came about through its base, so it is recorded as a view of the base as it is now. Views
-    made under `no_grad` have no history to renew.
+    What it shows now came about through its base, so it is recorded as a view of the base as it is now.
+
+    Raises:
+        RuntimeError: the view was made in a way that forbids it; see `Creation`.
     """
     stale = []
-    while view._base is not None and view._view[3]:
+    while view._base is not None:
         if view._version == view._view_version:
             break
+        if view._grad_fn is None and not view._base._requires_grad:
+            break
+        if view._view[3]:
+            raise _rebase_error(view, "its base or another view of its base has been")
         stale.append(view)
         view = view._view[0]
     for view in reversed(stale):
@@ -64,46 +104,207 @@ def refresh_view(view: Tensor) -> None:
             shown_as(view, "AsStridedBackward0", parent)
 
 
-_NO_GRAD_VIEW = (
-    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. Given that this "
-    "use case is ambiguous and error-prone, it is forbidden. You can clarify your code by moving both the view "
-    "and the inplace either both inside the no_grad block (if you don't want the inplace to be tracked) or both "
-    "outside (if you want the inplace to be tracked)."
-)
+def renew_for_writing(view: Tensor) -> None:
+    """Have a view that is about to be changed come from what `put_back` will put it into.
+
+    Only `as_strided` of a view does not: reading it depends on what that view shows, writing changes the base.
+    """
+    if view._base is not None and view._view[1] is _as_strided and view._view[0] is view._base:
+        view._view_version = -1
+        refresh_view(view)
 
 
 def check_rebase(view: Tensor) -> None:
-    """Raise torch's error if a tensor is a view whose base cannot be given a new history."""
-    while view._base is not None:
-        if not view._view[3]:
-            raise RuntimeError(_NO_GRAD_VIEW)
-        view = view._view[0]
+    """Raise torch's error if a tensor is a view whose base cannot be given a new history by changing the view."""
+    if view._base is not None and view._view[3]:
+        raise _rebase_error(view, "is being")
+
+
+_AMBIGUOUS = (
+    " Given that this use case is ambiguous and error-prone, it is forbidden. You can clarify your code by moving "
+    "both the view and the inplace either both inside the {block} block (if you don't want the inplace to be "
+    "tracked) or both outside (if you want the inplace to be tracked)."
+)
+_ADVICE = {
+    Creation.NO_GRAD: _AMBIGUOUS.format(block="no_grad"),
+    Creation.INFERENCE: _AMBIGUOUS.format(block="inference_mode"),
+    Creation.MULTIPLE: (
+        " This view is the output of a function that returns multiple views. Such functions do not allow the "
+        "output views to be modified inplace. You should replace the inplace operation by an out-of-place one."
+    ),
+    Creation.CUSTOM: (
+        " This view was created inside a custom Function (or because an input was returned as-is) and the autograd "
+        "logic to handle view+inplace would override the custom backward associated with the custom Function, "
+        "leading to incorrect gradients. This behavior is forbidden. You can fix this by cloning the output of the "
+        "custom Function."
+    ),
+}
+
+
+def _rebase_error(view: Tensor, changed: str) -> RuntimeError:
+    """torch's words for a view that may not be changed, or whose storage may not; `changed` says which."""
+    node, creation = view._grad_fn, view._view[3]
+    output = ""
+    if node is not None:
+        name = re.sub(r"Backward\d*$", "", node.name())
+        output = f"Output {view._output_nr} of {name} is a view "
+    if creation is Creation.INFERENCE:
+        made = "of a view which was created in" if output else "A view was created in"
+        text = f"{output}{made} inference mode and {changed} modified inplace in normal mode."
+    elif creation is Creation.NO_GRAD or node is None:
+        made = "of a view which was created in" if output else "A view was created in"
+        text = f"{output}{made} no_grad mode and {changed} modified inplace with grad mode enabled."
+    else:
+        text = f"{output}and {changed} modified inplace."
+    return RuntimeError(text + _ADVICE[creation])
+
+
+# Changing the base through a view.
 
 
 def put_back(view: Tensor, value: Tensor) -> Tensor:
     """The base of `view` as it is when `view` is overwritten with `value`: torch's CopySlices.
 
     Step by step from the view to its base, the changed part is put back into the whole. Memory is shared, so
-    there is nothing to compute, only to record; a trace, however, wants each value.
+    there is mostly nothing to compute, only to record; a trace, however, wants each value.
     """
     part = value
     while view._base is not None:
         parent, op, attrs, _ = view._view
-        if op is _slice:
-            attrs = {"start": attrs["start"], "sizes": view._data.shape, "stride": attrs["stride"]}
-            step: Any = _slice_update, (parent, part), attrs
-        elif op is _permute:
-            dims = attrs["dims"]
-            step = op, (part,), {"dims": tuple(sorted(range(len(dims)), key=dims.__getitem__))}
-        else:
-            step = _reshape, (part,), {"shape": parent._data.shape}
-        if state.trace is not None:
-            part = apply(*step)
-        else:
-            part = new_tensor(parent._data)
-            record(step[0], step[1], step[2], part)
+        step = _STEPS.get(op)
+        part = _as_shape(parent, part) if step is None else step(parent, part, attrs)
         view = parent
     return part
+
+
+def _note(op: Op, operands: tuple[Tensor, ...], attrs: dict[str, Any], memory: Tensor) -> Tensor:
+    """The result of an op, which stands in the memory of another tensor already."""
+    if state.watched:
+        return apply(op, operands, attrs)
+    out = new_tensor(memory._data)
+    record(op, operands, attrs, out)
+    return out
+
+
+def _as_shape(parent: Tensor, part: Tensor) -> Tensor:
+    return _note(_reshape, (part,), {"shape": parent._data.shape}, parent)
+
+
+def _into_box(parent: Tensor, part: Tensor, attrs: dict[str, Any]) -> Tensor:
+    box = {"start": attrs["start"], "sizes": part._data.shape, "stride": attrs["stride"]}
+    return _note(_slice_update, (parent, part), box, parent)
+
+
+def _permuted_back(parent: Tensor, part: Tensor, attrs: dict[str, Any]) -> Tensor:
+    dims = attrs["dims"]
+    inverse = tuple(sorted(range(len(dims)), key=dims.__getitem__))
+    return _note(_permute, (part,), {"dims": inverse}, parent)
+
+
+def _unexpanded(parent: Tensor, part: Tensor, attrs: dict[str, Any]) -> Tensor:
+    """Every element that an expanded view shows several times was given the same value."""
+    shape, dims = parent._data.shape, attrs["dims"]
+    limit = [1] * part._data.ndim
+    for axis, dim in enumerate(dims):
+        limit[dim] = shape[axis]
+    whole = {"start": (0,) * len(limit), "limit": tuple(limit), "stride": (1,) * len(limit)}
+    return _as_shape(parent, apply(_slice, (part,), whole))
+
+
+_STEPS: dict[Op, Callable[[Tensor, Tensor, dict[str, Any]], Tensor]] = {
+    _slice: _into_box,
+    _permute: _permuted_back,
+    _broadcast: _unexpanded,
+    registered("diagonal"): lambda parent, part, attrs: place_diagonal(parent, part, **attrs),
+    registered("unfold"): lambda parent, part, attrs: place_windows(parent, part, **attrs),
+    _as_strided: lambda parent, part, attrs: apply(_strided_update, (parent, part), attrs),
+}
+
+
+# Functions that return several views.
+
+
+class PiecesNode(Node):
+    """The record of a function that takes a tensor apart along an axis, into several views.
+
+    Attributes:
+        axis: along which.
+        shapes: of the results.
+        boxes: of the results before `unbind` drops the axis.
+    """
+
+    __slots__ = ("axis", "boxes", "outputs", "shapes")
+
+    def __init__(
+        self, x: Tensor, axis: int, boxes: list[tuple[int, ...]], shapes: list[tuple[int, ...]]
+    ) -> None:
+        super().__init__((edge_of(x),), user_location())
+        if x._output_nr:
+            self.numbers = (x._output_nr,)
+        self.axis = axis
+        self.boxes = boxes
+        self.shapes = shapes
+        self.outputs = len(shapes)
+
+    def pull(self, ct: Any, needed: Sequence[bool], differentiable: bool) -> list[Any]:
+        like = next(c for c in ct if c is not None)
+        parts = [
+            zeros(like, shape=box) if c is None else c if c.shape == box else _reshape(c, shape=box)
+            for c, box in zip(ct, self.boxes, strict=True)
+        ]
+        return [_concat(*parts, axis=self.axis)]
+
+
+@functools.cache
+def _pieces_class(name: str) -> type[PiecesNode]:
+    return type(name, (PiecesNode,), {"__slots__": (), "__module__": OpNode.__module__})
+
+
+def apply_pieces(
+    name: str, x: Tensor, axis: int, sizes: Sequence[int], *, drop: bool = False
+) -> tuple[Tensor, ...]:
+    """Take a tensor apart along an axis: views that share one record.
+
+    Args:
+        name: of the record.
+        sizes: of the pieces; they add up to the extent.
+        drop: whether the pieces lose the axis, which is 1 long then.
+    """
+    shape = x._data.shape
+    x._renew()
+    pieces, start = [], 0
+    for size in sizes:
+        attrs = {
+            "start": tuple(start if i == axis else 0 for i in range(len(shape))),
+            "limit": tuple(start + size if i == axis else n for i, n in enumerate(shape)),
+            "stride": (1,) * len(shape),
+        }
+        piece = _unrecorded_view(x, _slice, attrs)
+        if drop:
+            piece = _unrecorded_view(
+                piece, _reshape, {"shape": (*shape[:axis], *shape[axis + 1 :])}
+            )
+        if piece._view is not None:
+            piece._view = (*piece._view[:3], piece._view[3] or Creation.MULTIPLE)
+        pieces.append(shown_as(piece, name, x) if state.watched else piece)
+        start += size
+    if pieces and not state.watched and x._requires_grad and state.grad:
+        boxes = [(*shape[:axis], size, *shape[axis + 1 :]) for size in sizes]
+        node = _pieces_class(name)(x, axis, boxes, [piece._data.shape for piece in pieces])
+        for number, piece in enumerate(pieces):
+            piece._grad_fn, piece._requires_grad = node, True
+            if number:
+                piece._output_nr = number
+    return tuple(pieces)
+
+
+def _unrecorded_view(x: Tensor, op: Op, attrs: dict[str, Any]) -> Tensor:
+    """A view whose record the caller will make; while somebody watches, one with a record of its own."""
+    if state.watched:
+        return apply_view(op, x, attrs)
+    out = new_tensor(op.eval(x._data, **attrs))
+    share_storage(out, x, op, attrs)
+    return out
 
 
 late_bound["refresh_view"] = refresh_view

@@ -13,6 +13,7 @@ from . import (
     selection,
     shape,
     source,
+    strided,
     transcendental,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "selection",
     "shape",
     "source",
+    "strided",
     "transcendental",
 ]

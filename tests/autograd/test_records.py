@@ -15,7 +15,6 @@ from torch_cases import CASES, Case, draw, flat_outputs, forms, prepare  # noqa:
 
 pytestmark = pytest.mark.peers
 
-_ONE_EACH = "torch has one record with several outputs, tracegrad one record for each"
 _BATCHED = (
     "torch flattens the batches, multiplies and restores them; tracegrad has one batched product"
 )
@@ -26,11 +25,6 @@ RECORDS_THAT_DIFFER = {
     "div(f2x3,0.7,rounding_mode=None)": "torch calls it DivBackward2 if rounding_mode is given, even as None",
     "floor_divide(f2x3,f3)": _NO_DERIVATIVE,
     "floor_divide(f2x3,0.7)": _NO_DERIVATIVE,
-    "unbind(f2x3)": _ONE_EACH,
-    "unbind(f2x3x4,1)": _ONE_EACH,
-    "split(f2x3x4,2,2)": _ONE_EACH,
-    "split(f2x3x4,(1,2),1)": _ONE_EACH,
-    "chunk(f2x3x4,2,1)": _ONE_EACH,
     "matmul(f2x3x4,f2x4x2)": _BATCHED,
     "matmul(f2x3x4,f4)": _BATCHED,
     "matmul(f3,f2x3x4)": _BATCHED,

@@ -21,7 +21,8 @@ from tracegrad.ops.arguments import to_dtype
 from tracegrad.ops.indexing import index_select
 from tracegrad.ops.reduction import norm
 from tracegrad.ops.reduction import sum as sum_
-from tracegrad.ops.shaping import narrow, reshape, unsqueeze
+from tracegrad.ops.shaping import reshape, unsqueeze
+from tracegrad.ops.striding import narrow
 from tracegrad.reporting import reported
 from tracegrad.size import Size
 from tracegrad.tensor import Tensor, plainest

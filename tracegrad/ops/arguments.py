@@ -143,6 +143,52 @@ def shape_from(args: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(operator.index(a) for a in args)
 
 
+def shape_argument(
+    function: str, name: str, args: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[int, ...]:
+    """`shape_from` for a function that takes the shape by name as well.
+
+    Raises:
+        TypeError: in torch's words: it is missing, not made of integers, or there is another keyword.
+    """
+    unknown = next((key for key in named if key != name), None)
+    if unknown is not None:
+        raise TypeError(f"{function}() got an unexpected keyword argument '{unknown}'")
+    if named and args:
+        raise TypeError(f"{function}() got multiple values for argument '{name}'")
+    if not args and not named:
+        raise TypeError(f'{function}() missing 1 required positional arguments: "{name}"')
+    given = (named[name],) if named else args
+    if len(given) == 1 and not isinstance(given[0], (int, np.integer, Tensor)):
+        if isinstance(given[0], (float, str)):
+            raise TypeError(
+                f"{function}(): argument '{name}' (position 1) must be tuple of ints, not "
+                f"{type(given[0]).__name__}"
+            )
+        given = tuple(given[0])
+    for position, extent in enumerate(given):
+        if isinstance(extent, (float, str)):
+            raise TypeError(
+                f"{function}(): argument '{name}' (position 1) must be tuple of ints, but found element of "
+                f"type {type(extent).__name__} at pos {position}"
+            )
+    return tuple(operator.index(n) for n in given)
+
+
+def distinct_dims(dim: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    """One dimension or several, counted from the front.
+
+    Raises:
+        RuntimeError: one of them appears twice.
+    """
+    dims = (dim,) if isinstance(dim, (int, np.integer)) else tuple(dim)
+    canonical = tuple(canonical_dim(d, ndim) for d in dims)
+    for d in canonical:
+        if canonical.count(d) > 1:
+            raise RuntimeError(f"dim {d} appears multiple times in the list of dims")
+    return canonical
+
+
 def new_shape(args: tuple[Any, ...]) -> tuple[int, ...]:
     """`shape_from` for a tensor that is to be made: no extent is negative."""
     shape = shape_from(args)

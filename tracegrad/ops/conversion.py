@@ -97,7 +97,7 @@ def cuda(input: Tensor, device: Any = None) -> Tensor:
 @reported("aten::copy_")
 def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Overwrite with the elements of `src`, broadcast and converted."""
-    check_in_place(self)
+    check_in_place(self, (src,))
     source = to_dtype(as_tensor_operand(src, self), self.dtype)
     if source._data.shape != self._data.shape:
         source = expand(source, self._data.shape)
@@ -111,7 +111,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
 @reported("aten::fill_")
 def fill_(self: Tensor, value: Any) -> Tensor:
     """Overwrite every element with one value."""
-    check_in_place(self)
+    check_in_place(self, fill=True)
     if isinstance(value, Tensor):
         if value._data.ndim:
             raise RuntimeError(
@@ -128,7 +128,7 @@ def fill_(self: Tensor, value: Any) -> Tensor:
 @reported("aten::zero_")
 def zero_(self: Tensor) -> Tensor:
     """Overwrite every element with zero."""
-    check_in_place(self)
+    check_in_place(self, fill=True)
     zeros = make_tensor(np.zeros(self._data.shape, self._data.dtype), 0)
     if state.grad and self._requires_grad:
         zeros = shown_as(overwritten(self, zeros), "ZeroBackward0", self)

@@ -534,14 +534,19 @@ def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
 _clone = registered("copy")
 
 
-def in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The in-place form of a function: computes, then overwrites the first argument."""
+def in_place(function: Callable[..., Tensor], *, fill: bool = False) -> Callable[..., Tensor]:
+    """The in-place form of a function: computes, then overwrites the first argument.
+
+    Args:
+        fill: torch has it on tensors that show one element several times, too.
+    """
 
     @reported(f"aten::{function.__name__}_")
     @functools.wraps(function)
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        check_in_place(self)
-        operands = former(self, (self, *args, *kwargs.values()))
+        given = (self, *args, *kwargs.values())
+        check_in_place(self, given, fill=fill)
+        operands = former(self, given)
         count = len(args) + 1
         return store(
             self, function(*operands[:count], **dict(zip(kwargs, operands[count:], strict=True)))
@@ -561,7 +566,7 @@ def in_place_binary(op: Op, function: Callable[..., Tensor]) -> Callable[..., Te
             other = _scaled(other, alpha)
         x, y = common_operands(self, other)
         if x is not self:
-            check_in_place(self)
+            check_in_place(self, (other,))
             return store(self, apply(op, former(self, (x, y))))
         return apply_in_place(op, self, (x, y))
 

@@ -19,7 +19,9 @@ from tracegrad.ir.op import registered
 from tracegrad.ir.types import bool_, int64
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import as_tensor_operand, canonical_dim, is_number, to_dtype
-from tracegrad.ops.shaping import at_position, expand, permute, reshape, reverse
+from tracegrad.ops.shaping import expand, permute, reshape, reverse
+from tracegrad.ops.striding import at_position
+from tracegrad.ops.striding import diagonal as _diagonal
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, is_lifted, make_tensor, new_tensor
 from tracegrad.views import apply_view, check_rebase
@@ -27,6 +29,7 @@ from tracegrad.views import apply_view, check_rebase
 _slice = registered("slice")
 _reshape = registered("reshape")
 _take = registered("take")
+_copy = registered("copy")
 _update = registered("slice_update")
 
 
@@ -539,34 +542,13 @@ def _band(x: Tensor, diagonal: int, *, lower: bool) -> Tensor:
     return ew.le(columns, shifted) if lower else ew.ge(columns, shifted)
 
 
-@composite("DiagonalBackward0")
-def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
-    """The diagonal of two dimensions as the last one. A copy."""
-    n = input._data.ndim
-    a, b = canonical_dim(dim1, n), canonical_dim(dim2, n)
-    rest = [d for d in range(n) if d not in (a, b)]
-    moved = permute(input, (*rest, a, b))
-    rows, columns = moved._data.shape[-2:]
-    count = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
-    shape = moved._data.shape[:-2]
-    flat = (
-        reshape(moved, (*shape, rows * columns))
-        if moved._data.size
-        else reshape(moved, (*shape, 0))
-    )
-    first = max(-offset, 0) * columns + max(offset, 0)
-    steps = apply(registered("iota"), (), {"size": count, "dtype": int64})
-    return apply(_take, (flat, ew.add(ew.mul(steps, columns + 1), first)), {"axis": len(shape)})
-
-
-_diagonal = diagonal
-
-
 @reported("aten::diag")
 def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     """A matrix's diagonal; or the matrix with this diagonal, of a vector."""
     if input._data.ndim == 2:
-        return shown_as(_diagonal(input, diagonal), "DiagonalBackward0_copy", input)
+        return shown_as(
+            apply(_copy, (_diagonal(input, diagonal),)), "DiagonalBackward0_copy", input
+        )
     if input._data.ndim != 1:
         raise RuntimeError(f"diag(): Supports 1D or 2D tensors. Got {input._data.ndim}D")
     n = input._data.shape[0] + abs(diagonal)
@@ -582,4 +564,4 @@ def trace(input: Tensor) -> Tensor:
     """The sum of a matrix's diagonal."""
     if input._data.ndim != 2:
         raise RuntimeError(f"trace: expected a matrix, but got tensor with dim {input._data.ndim}")
-    return diagonal(input).sum()
+    return _diagonal(input).sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,16 @@ import numpy as np
 
 from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.ir.op import registered
-from tracegrad.ops.arguments import canonical_dim, result_dtype, shape_from, to_dtype
+from tracegrad.ir.types import DType
+from tracegrad.ops.arguments import (
+    canonical_dim,
+    distinct_dims,
+    result_dtype,
+    shape_argument,
+    shape_from,
+    to_dtype,
+)
+from tracegrad.ops.striding import slice_along, view_as_dtype
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, is_lifted
 from tracegrad.views import apply_view
@@ -18,7 +28,6 @@ from tracegrad.views import apply_view
 _reshape = registered("reshape")
 _permute = registered("permute")
 _broadcast = registered("broadcast_in_dim")
-_slice = registered("slice")
 _flip = registered("flip")
 _copy = registered("copy")
 _concat = registered("concat")
@@ -48,19 +57,33 @@ def _complete_shape(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
     return shape
 
 
-def reshape(input: Tensor, *shape: Any) -> Tensor:
-    """The elements in row-major order in another shape; one extent may be -1. A view where that is possible."""
-    target = _complete_shape(shape_from(shape), input._data.size)
-    return apply_view(_reshape, input, {"shape": target})
+def reshape(input: Tensor, *shape: Any, **named: Any) -> Tensor:
+    """The elements in row-major order in another shape; one extent may be -1. A view where that is possible.
+
+    Raises:
+        RuntimeError: the number of elements is another.
+        TypeError: the shape is missing, or not made of integers.
+    """
+    target = _complete_shape(shape_argument("reshape", "shape", shape, named), input._data.size)
+    out = apply_view(_reshape, input, {"shape": target})
+    return out if out._base is not None else shown_as(out, "UnsafeViewBackward0", input)
 
 
-def view(input: Tensor, *shape: Any) -> Tensor:
-    """Like `reshape`, but never copies (``view(dtype)`` converts nothing and is refused).
+def view(input: Tensor, *size: Any, **named: Any) -> Tensor:
+    """Like `reshape`, but never copies; or, given a dtype, the same memory read as elements of this dtype.
 
     Raises:
         RuntimeError: the layout does not allow a view.
     """
-    target = _complete_shape(shape_from(shape), input._data.size)
+    dtype = size[0] if len(size) == 1 and not named else named.get("dtype")
+    if isinstance(dtype, DType) and len(size) + len(named) == 1:
+        return view_as_dtype(input, dtype)
+    if not size and "size" not in named:
+        raise TypeError(
+            "view() received an invalid combination of arguments - got (), but expected one of:\n"
+            " * (torch.dtype dtype)\n * (tuple of ints size)\n"
+        )
+    target = _complete_shape(shape_argument("view", "size", size, named), input._data.size)
     try:
         if not is_lifted(input):
             input._data.view().shape = target
@@ -83,33 +106,52 @@ def reshape_as(input: Tensor, other: Tensor) -> Tensor:
 
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-    """Merge dimensions `start_dim` to `end_dim`."""
+    """Merge dimensions `start_dim` to `end_dim`; itself where that is one dimension."""
     n = input._data.ndim
     start, end = canonical_dim(start_dim, n), canonical_dim(end_dim, n)
     if n == 0:
         return reshape(input, 1)
     if start > end:
         raise RuntimeError("flatten() has invalid args: start_dim cannot come after end_dim")
+    if start == end:
+        return input
     shape = input._data.shape
     return reshape(input, (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
 
 
 def ravel(input: Tensor) -> Tensor:
     """All elements in one dimension."""
-    return reshape(input, -1) if input._data.size else reshape(input, 0)
+    return reshape(contiguous(input), input._data.size)
 
 
 def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
-    """Split one dimension into several."""
+    """Split one dimension into several; one extent may be -1.
+
+    Raises:
+        RuntimeError: the sizes do not multiply up to the extent.
+    """
+    if isinstance(dim, str):
+        raise TypeError("unflatten(): argument 'dim' (position 1) must be int, not str")
     axis = canonical_dim(dim, input._data.ndim)
     shape = input._data.shape
-    inner = _complete_shape(tuple(sizes), shape[axis])
+    inner = tuple(sizes)
+    if not inner:
+        raise RuntimeError("unflatten: sizes must be non-empty")
+    known = math.prod(n for n in inner if n != -1)
+    if inner.count(-1) < 2 and (
+        known != shape[axis] if -1 not in inner else not known or shape[axis] % known
+    ):
+        raise RuntimeError(
+            f"unflatten: Provided sizes {list(inner)} don't multiply up to the size of dim {axis} "
+            f"({shape[axis]}) in the input tensor"
+        )
+    inner = _complete_shape(inner, shape[axis])
     return reshape(input, (*shape[:axis], *inner, *shape[axis + 1 :]))
 
 
-def permute(input: Tensor, *dims: Any) -> Tensor:
+def permute(input: Tensor, *dims: Any, **named: Any) -> Tensor:
     """Reorder the dimensions."""
-    given = shape_from(dims)
+    given = shape_argument("permute", "dims", dims, named)
     n = input._data.ndim
     if len(given) != n:
         raise RuntimeError(
@@ -133,7 +175,14 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     return shown_as(apply_view(_permute, input, {"dims": tuple(axes)}), "TransposeBackward0", input)
 
 
-swapaxes = swapdims = transpose
+def swapaxes(input: Tensor, axis0: int, axis1: int) -> Tensor:
+    """`transpose`, as NumPy calls it."""
+    return transpose(input, axis0, axis1)
+
+
+def swapdims(input: Tensor, dim0: int, dim1: int) -> Tensor:
+    """`transpose` under another name."""
+    return transpose(input, dim0, dim1)
 
 
 def t(input: Tensor) -> Tensor:
@@ -153,11 +202,24 @@ def t(input: Tensor) -> Tensor:
 def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     """Move dimensions to other places, the rest in order."""
     n = input._data.ndim
-    sources = [canonical_dim(d, n) for d in ((source,) if isinstance(source, int) else source)]
-    targets = [
-        canonical_dim(d, n)
-        for d in ((destination,) if isinstance(destination, int) else destination)
-    ]
+    if isinstance(source, int) != isinstance(destination, int):
+        raise TypeError(
+            f"movedim() received an invalid combination of arguments - got ({type(source).__name__}, "
+            f"{type(destination).__name__}), but expected one of:\n * (int source, int destination)\n"
+            " * (tuple of ints source, tuple of ints destination)\n"
+        )
+    given = [(d,) if isinstance(d, int) else tuple(d) for d in (source, destination)]
+    if len(given[0]) != len(given[1]):
+        raise RuntimeError(
+            f"movedim: Invalid source or destination dims: source ({list(given[0])} dims) should contain the "
+            f"same number of dims as destination ({list(given[1])} dims)"
+        )
+    sources, targets = ([canonical_dim(d, n) for d in dims] for dims in given)
+    for name, dims, canonical in zip(
+        ("source", "destination"), given, (sources, targets), strict=True
+    ):
+        if len(set(canonical)) != len(canonical):
+            raise RuntimeError(f"movedim: repeated dim in `{name}` ({list(dims)})")
     order = [d for d in range(n) if d not in sources]
     for target, origin in sorted(zip(targets, sources, strict=True)):
         order.insert(target, origin)
@@ -179,11 +241,7 @@ def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     """Remove dimensions of extent 1 (of those named, or all)."""
     shape = input._data.shape
     n = len(shape)
-    if dim is None:
-        axes = set(range(n))
-    else:
-        dims = (dim,) if isinstance(dim, int) else dim
-        axes = {canonical_dim(d, n) for d in dims}
+    axes = set(range(n)) if dim is None else set(distinct_dims(dim, n))
     kept = tuple(extent for i, extent in enumerate(shape) if extent != 1 or i not in axes)
     version = 0 if dim is None else 1 if isinstance(dim, int) else 2
     return shown_as(
@@ -192,18 +250,18 @@ def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
 
 
 def broadcast_to(input: Tensor, shape: Sequence[int]) -> Tensor:
-    """A read-only view with dimensions of extent 1 repeated."""
+    """A view with dimensions of extent 1 repeated."""
     return expand(input, *shape)
 
 
-def expand(input: Tensor, *sizes: Any) -> Tensor:
-    """A view with dimensions of extent 1 repeated; -1 keeps an extent."""
-    target = list(shape_from(sizes))
+def expand(input: Tensor, *size: Any, implicit: bool = False, **named: Any) -> Tensor:
+    """A view with dimensions of extent 1 repeated; -1 keeps an extent. `implicit` changes nothing, as in torch."""
+    target = list(shape_argument("expand", "size", size, named))
     shape = input._data.shape
     lead = len(target) - len(shape)
     if lead < 0:
         raise RuntimeError(
-            f"expand(torch.FloatTensor{{{list(shape)}}}, size={target}): the number of sizes provided "
+            f"expand({input.type()}{{{list(shape)}}}, size={target}): the number of sizes provided "
             f"({len(target)}) must be greater or equal to the number of dimensions in the tensor "
             f"({len(shape)})"
         )
@@ -246,104 +304,6 @@ def contiguous(input: Tensor, memory_format: Any = None) -> Tensor:
     if not is_lifted(out):
         out._data = np.ascontiguousarray(out._data)
     return out
-
-
-def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
-    """The view of `length` elements from `start` on along `dim`."""
-    axis = canonical_dim(dim, input._data.ndim)
-    extent = input._data.shape[axis]
-    begin = int(start)
-    begin = begin + extent if begin < 0 else begin
-    if not 0 <= begin <= extent or begin + length > extent or length < 0:
-        raise RuntimeError(
-            f"start ({begin}) + length ({length}) exceeds dimension size ({extent})."
-        )
-    return slice_along(input, axis, begin, begin + length)
-
-
-def slice_along(input: Tensor, axis: int, start: int, limit: int, step: int = 1) -> Tensor:
-    """The view of positions start, start + step, ... below limit along one dimension."""
-    shape = input._data.shape
-    n = len(shape)
-    attrs = {
-        "start": tuple(start if i == axis else 0 for i in range(n)),
-        "limit": tuple(limit if i == axis else shape[i] for i in range(n)),
-        "stride": tuple(step if i == axis else 1 for i in range(n)),
-    }
-    return apply_view(_slice, input, attrs)
-
-
-@reported("aten::select")
-def select(input: Tensor, dim: int, index: int) -> Tensor:
-    """The view at one position of a dimension, which disappears."""
-    axis = canonical_dim(dim, input._data.ndim)
-    extent = input._data.shape[axis]
-    position = int(index)
-    if not -extent <= position < extent:
-        raise IndexError(
-            f"select(): index {position} out of range for tensor of size {list(input.shape)} at "
-            f"dimension {axis}"
-        )
-    return at_position(input, axis, position)
-
-
-def at_position(input: Tensor, axis: int, position: int) -> Tensor:
-    """`select` with arguments that are known to be right. Hot: `x[i]` ends here."""
-    shape = input._data.shape
-    before, after = shape[:axis], shape[axis + 1 :]
-    position %= shape[axis]
-    start = (0,) * axis + (position,) + (0,) * len(after)
-    attrs = {"start": start, "limit": (*before, position + 1, *after), "stride": (1,) * len(shape)}
-    part = apply_view(_slice, input, attrs)
-    part = apply_view(_reshape, part, {"shape": before + after})
-    return shown_as(part, "SelectBackward0", input) if part._requires_grad else part
-
-
-@reported("aten::unbind")
-def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
-    """All slices along a dimension."""
-    axis = canonical_dim(dim, input._data.ndim)
-    return tuple(
-        shown_as(select(input, axis, i), "UnbindBackward0", input)
-        for i in range(input._data.shape[axis])
-    )
-
-
-@reported("aten::split")
-def split(input: Tensor, split_size: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
-    """Consecutive pieces of the given size (the last may be smaller), or of the given sizes."""
-    axis = canonical_dim(dim, input._data.ndim)
-    extent = input._data.shape[axis]
-    if isinstance(split_size, int):
-        if split_size <= 0:
-            raise RuntimeError(
-                f"split expects split_size be non-negative, but got split_size={split_size}"
-            )
-        sizes = [split_size] * (extent // split_size)
-        if extent % split_size or not sizes:
-            sizes.append(extent % split_size)
-    else:
-        sizes = list(split_size)
-        if sum(sizes) != extent:
-            raise RuntimeError(
-                f"split_with_sizes expects split_sizes to sum exactly to {extent} (input tensor's size at "
-                f"dimension {axis}), but got split_sizes={sizes}"
-            )
-    name = "SplitBackward0" if isinstance(split_size, int) else "SplitWithSizesBackward0"
-    pieces, start = [], 0
-    for size in sizes:
-        pieces.append(shown_as(slice_along(input, axis, start, start + size), name, input))
-        start += size
-    return tuple(pieces)
-
-
-@reported("aten::chunk")
-def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """At most `chunks` pieces of equal size."""
-    axis = canonical_dim(dim, input._data.ndim)
-    if chunks <= 0:
-        raise RuntimeError(f"chunk expects `chunks` to be greater than 0, got: {chunks}")
-    return split(input, max(1, -(-input._data.shape[axis] // chunks)), axis)
 
 
 def flip(input: Tensor, *dims: Any) -> Tensor:
@@ -482,13 +442,65 @@ def tile(input: Tensor, dims: Sequence[int]) -> Tensor:
 
 def mT(input: Tensor) -> Tensor:  # noqa: N802 (torch's name)
     """The last two dimensions exchanged."""
-    if input._data.ndim < 2:
+    return _matrix_transpose(input, "mT", "This function is the identity in these cases.")
+
+
+def mH(input: Tensor) -> Tensor:  # noqa: N802 (torch's name)
+    """`mT`: there are no complex numbers."""
+    return _matrix_transpose(input, "mH", "Consider using x.conj().")
+
+
+def _matrix_transpose(input: Tensor, name: str, advice: str) -> Tensor:
+    n = input._data.ndim
+    if n == 0:
+        warnings.warn(
+            f"Tensor.{name} is deprecated on 0-D tensors. {advice}", UserWarning, stacklevel=3
+        )
+        return permute(input, ())
+    if n < 2:
         raise RuntimeError(
-            f"tensor.mT is only supported on matrices or batches of matrices. Got {input._data.ndim}-D tensor."
+            f"tensor.{name} is only supported on matrices or batches of matrices. Got {n}-D tensor."
         )
     return transpose(input, -2, -1)
 
 
+def adjoint(input: Tensor) -> Tensor:
+    """The last two dimensions exchanged: there are no complex numbers."""
+    if input._data.ndim < 2:
+        raise RuntimeError(
+            "tensor.adjoint() is only supported on matrices or batches of matrices. Got "
+            f"{input._data.ndim}-D tensor."
+        )
+    return transpose(input, -2, -1)
+
+
+def H(input: Tensor) -> Tensor:  # noqa: N802 (torch's name)
+    """The transpose of a matrix: there are no complex numbers."""
+    n = input._data.ndim
+    if n == 0:
+        warnings.warn(
+            "Tensor.H is deprecated on 0-D tensors. Consider using x.conj().",
+            UserWarning,
+            stacklevel=2,
+        )
+        return permute(input, ())
+    if n != 2:
+        batches = " For batches of matrices, consider using tensor.mH" if n > 2 else ""
+        raise RuntimeError(
+            f"tensor.H is only supported on matrices (2-D tensors). Got {n}-D tensor.{batches}"
+        )
+    return transpose(input, 0, 1)
+
+
 def T(input: Tensor) -> Tensor:  # noqa: N802 (torch's name)
-    """All dimensions in reverse order."""
-    return permute(input, tuple(range(input._data.ndim))[::-1])
+    """All dimensions in reverse order; torch warns where there are not two."""
+    n = input._data.ndim
+    if n != 2:
+        warnings.warn(
+            "The use of `x.T` on tensors of dimension other than 2 to reverse their shape is deprecated and it "
+            "will throw an error in a future release. Consider `x.mT` to transpose batches of matrices or "
+            "`x.permute(*torch.arange(x.ndim - 1, -1, -1))` to reverse the dimensions of a tensor.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return permute(input, tuple(range(n))[::-1])
