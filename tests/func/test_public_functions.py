@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 import tracegrad as tg
 from tracegrad import func
 
 pytest.importorskip("torch")
-from torch_cases import CASES, Case, flat_outputs, forms, operands_of, prepare  # noqa: E402
+from torch_cases import CASES, Case, flat_outputs, forms, operands_of, prepare
 
 pytestmark = pytest.mark.peers
 

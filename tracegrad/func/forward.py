@@ -141,7 +141,7 @@ def jacfwd(
             for x in inputs:
                 count = x.numel()
                 block = movedim(out.narrow(0, start, count), 0, -1)
-                row.append(block.reshape(*out.shape[1:], *x.shape))
+                row.append(block.reshape((*out.shape[1:], *x.shape)))
                 start += count
             block_of = pytree.unflatten(input_spec, iter(row))
             nested.append(block_of[0] if isinstance(argnums, int) else block_of)

@@ -251,7 +251,7 @@ def _blocks(
         count = out.numel()
         blocks.append(
             [
-                column.narrow(0, start, count).reshape(*out.shape, *x.shape)
+                column.narrow(0, start, count).reshape((*out.shape, *x.shape))
                 for column, x in zip(columns, inputs, strict=True)
             ]
         )

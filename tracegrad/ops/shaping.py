@@ -464,6 +464,7 @@ def _matrix_transpose(input: Tensor, name: str, advice: str) -> Tensor:
     return transpose(input, -2, -1)
 
 
+@reported("aten::adjoint")
 def adjoint(input: Tensor) -> Tensor:
     """The last two dimensions exchanged: there are no complex numbers."""
     if input._data.ndim < 2:

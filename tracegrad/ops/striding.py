@@ -7,6 +7,7 @@ All of them share the storage. Those that return several views, such as `split`,
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +31,6 @@ _unfold = registered("unfold")
 _as_strided = registered("as_strided")
 
 
-@reported("aten::narrow")
 def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     """The view of `length` elements from `start` (a number or a 0-d integer tensor) on along `dim`.
 
@@ -321,9 +321,10 @@ def as_strided(
     """
     shape, strides = shape_from((size,)), shape_from((stride,))
     own = _layout(input)
+    lifted = is_lifted(input)
     offset = own[1] if storage_offset is None else operator.index(storage_offset)
     _check_geometry(input, shape, strides, offset)
-    if state.trace is not None:
+    if state.trace is not None and not lifted:
         state.trace.give_up("as_strided, which depends on where a tensor stands in memory")
     repeated = any(n > 1 and s == 0 for n, s in zip(input._data.shape, own[0], strict=True))
     if repeated and input.requires_grad and state.grad:
@@ -333,6 +334,8 @@ def as_strided(
         )
     target = shape, strides, offset
     out = apply(_as_strided, (input,), {"source": (input._data.shape, *own), "target": target})
+    if lifted:
+        return out
     # What is written through the view may lie outside of `input`: it is a view of the base.
     base = input if input._base is None else input._base
     attrs = {"source": (base._data.shape, *_layout(base)), "target": target}
@@ -342,8 +345,24 @@ def as_strided(
 
 
 def _layout(x: Tensor) -> tuple[tuple[int, ...], int]:
-    """Strides and offset in the storage."""
+    """Strides and offset in the storage; of a stack of examples those that each would have by itself."""
+    if is_lifted(x):
+        return _row_major(x._data.shape), 0
     return x.stride(), storage_offset(x)
+
+
+def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides = [1]
+    for n in shape[:0:-1]:
+        strides.append(strides[-1] * n)
+    return tuple(reversed(strides[: len(shape)]))
+
+
+def _storage_size(x: Tensor) -> int:
+    """In bytes."""
+    if is_lifted(x):
+        return math.prod(x._data.shape) * x._data.dtype.itemsize
+    return owner(x._data).nbytes
 
 
 def _check_geometry(
@@ -363,7 +382,7 @@ def _check_geometry(
     if offset < 0:
         raise RuntimeError(f"Tensor: invalid storage offset {offset}")
     last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    itemsize, available = x._data.itemsize, owner(x._data).nbytes
+    itemsize, available = x._data.dtype.itemsize, _storage_size(x)
     required = (offset + last + 1) * itemsize if 0 not in shape else 0
     if required > available:
         raise RuntimeError(
