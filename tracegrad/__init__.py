@@ -110,9 +110,9 @@ globals().update(_functions)
 
 
 def __getattr__(name: str) -> Any:
-    """Function transforms are imported when they are first used."""
-    if name == "func":
-        return importlib.import_module("tracegrad.func")
+    """Function transforms and the profiler are imported when they are first used."""
+    if name in ("func", "profiler"):
+        return importlib.import_module(f"tracegrad.{name}")
     if name == "vmap":
         return importlib.import_module("tracegrad.func").vmap
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -99,6 +99,12 @@ def report_in_place(op: Op, operands: Iterable[Any], begin: int) -> None:
     events.record(events.OP, _names[op] + "_", begin, events.now(), shapes)
 
 
+def report_call(name: str, args: Iterable[Any], begin: int, sequence: int | None) -> None:
+    """Report a call of the user's own operation, which has just ended."""
+    shapes = shapes_of(args) if events.wants_shapes else None
+    events.record(events.OP, name, begin, events.now(), shapes, None, sequence)
+
+
 def shapes_of(operands: Iterable[Any]) -> list[tuple[int, ...]]:
     """As torch lists them: () for whatever is no tensor."""
     return [x._data.shape if isinstance(x, Tensor) else () for x in operands]

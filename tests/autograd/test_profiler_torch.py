@@ -15,7 +15,7 @@ import tracegrad as tg
 
 torch = pytest.importorskip("torch")
 import torch.autograd.profiler as torch_profiler  # noqa: E402
-from torch_cases import CASES, Case, draw, forms, prepare  # noqa: E402
+from torch_cases import CASES, Case, draw, flat_outputs, forms, prepare  # noqa: E402
 
 import tracegrad.autograd.profiler as our_profiler  # noqa: E402
 import tracegrad.profiler  # noqa: E402
@@ -78,6 +78,30 @@ def test_names_of_operations(c: Case) -> None:
         assert names == [canonical(name) for name in wanted]
 
 
+@pytest.mark.parametrize("c", CASES, ids=str)
+def test_profiling_changes_no_result(c: Case) -> None:
+    """Bit for bit: also gradients, whose rules run on Tensors while a profile is on."""
+    arrays = draw(c, "float64")
+    outcomes = []
+    for options in (None, {}, {"record_shapes": True, "profile_memory": True, "with_stack": True}):
+        call = prepare(tg, c, arrays, True)
+        _, run = forms(c)[0]
+        with our_profiler.profile(enabled=options is not None, **(options or {})):
+            tg.manual_seed(0)
+            outs = flat_outputs(tg, run(tg, call))
+            roots = [out for out in outs if out.requires_grad]
+            if roots:
+                tg.autograd.backward(roots, [tg.ones_like(root) * 0.7 for root in roots])
+        grads = [x.grad for x in call.leaves]
+        outcomes.append(
+            [
+                None if t is None else (t.shape, t.detach().numpy().tobytes())
+                for t in (*outs, *grads)
+            ]
+        )
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
 # Programs whose operations are torch's, one for one. Each is a function of the library.
 
 
@@ -113,7 +137,22 @@ def regions(lib: Any) -> None:
         work(work(x)).sum().backward()
 
 
-PROGRAMS = [elementwise, branches, regions]
+def own_function(lib: Any) -> None:
+    class Cube(lib.autograd.Function):  # type: ignore[misc,name-defined]
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:
+            return gradient * ctx.saved_tensors[0]
+
+    x = lib.ones(3, requires_grad=True)
+    Cube.apply(Cube.apply(x)).sum().backward()
+
+
+PROGRAMS = [elementwise, branches, regions, own_function]
 
 # What torch does inside of an operation, where ours is one call of NumPy; what it has on the way to a
 # gradient; and how it fills arrays.

@@ -1,7 +1,8 @@
 """The contract of ``tg.compile``: no other result, no other effect on a tensor, no other exception.
 
-Every program of the tables :mod:`programs`, :mod:`state_programs`, :mod:`tensor_programs` and
-:mod:`transform_programs` runs in two worlds that differ in nothing but ``tg.compile``, and after each call everything that can be seen is compared.
+Every program of the tables :mod:`programs`, :mod:`profiled_programs`, :mod:`state_programs`, :mod:`tensor_programs`
+and :mod:`transform_programs` runs in two worlds that differ in nothing but ``tg.compile``, and after each call
+everything that can be seen is compared.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def _load(name: str) -> ModuleType:
 
 
 programs = _load("programs")
+_load("profiled_programs")
 _load("state_programs")
 _load("tensor_programs")
 _load("transform_programs")

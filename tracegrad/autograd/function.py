@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from tracegrad.grad_mode import no_grad, state
+from tracegrad.ir import events
 from tracegrad.ir.op import unbroadcast
 from tracegrad.node import FREED_MESSAGE, Edge, Node, modified_error
 from tracegrad.ops.arguments import to_dtype
 from tracegrad.ops.creation import zeros
+from tracegrad.reporting import report_call
 from tracegrad.tensor import Tensor, new_tensor
 
 
@@ -199,6 +201,7 @@ class Function(metaclass=_FunctionMeta):
     @classmethod
     def apply(cls, *args: Any) -> Any:
         """Run the operation; the result has a record that leads to the Tensors among `args`."""
+        begin = events.now() if events.active else 0
         node = cls.node_class(cls, args)
         with no_grad():
             if cls.setup_context is Function.setup_context:
@@ -219,6 +222,8 @@ class Function(metaclass=_FunctionMeta):
                 else x
                 for x in outputs
             )
+        if begin:
+            report_call(cls.__name__, args, begin, node.sequence if recorded else None)
         return results if isinstance(returned, tuple) else results[0]
 
 

@@ -34,6 +34,7 @@ from tracegrad.autograd.profiler_events import (
     build_events,
 )
 from tracegrad.autograd.profiler_report import EventList
+from tracegrad.grad_mode import state
 from tracegrad.ir import events as bus
 
 __all__ = [
@@ -173,6 +174,8 @@ class profile:  # noqa: N801  (torch's name)
     def start_trace(self) -> None:
         """Begin to record. Raises RuntimeError if another profile is running."""
         global _running
+        if state.trace is not None:
+            state.trace.give_up("a profile begins inside of it")
         with _lock:
             if _running is not None:
                 raise RuntimeError(
@@ -335,7 +338,8 @@ class record_function(ContextDecorator):  # noqa: N801  (torch's name)
     decorator.
 
     `args` is any text to keep with the event. Costs less than a microsecond while no profile is
-    running.
+    running. Inside a compiled function it names a part of the run that is traced; native calls are
+    one event, "compiled NAME".
     """
 
     def __init__(self, name: str, args: str | None = None) -> None:
