@@ -278,7 +278,12 @@ class Op:
         return total
 
     def batch(
-        self, size: int, operands: Sequence[Any], batched: Sequence[bool], attrs: dict[str, Any]
+        self,
+        size: int,
+        operands: Sequence[Any],
+        batched: Sequence[bool],
+        attrs: dict[str, Any],
+        through: Callable[..., Any] | None = None,
     ) -> Any:
         """Apply to a stack of examples at once.
 
@@ -287,6 +292,7 @@ class Op:
             operands: those that are `batched` carry an axis of this extent in front; the others are the same for
                 all examples (and may be numbers).
             batched: for each operand whether it is. At least one is.
+            through: what applies the op to the stacks, if not the op itself.
 
         Returns:
             The results, along an axis in front.
@@ -296,7 +302,7 @@ class Op:
         """
         if self.batch_rule is None:
             raise NoBatchingRuleError(f"aten::{self.name} has no batching rule")
-        return self.batch_rule(self, size, operands, batched, attrs)
+        return self.batch_rule(through or self, size, operands, batched, attrs)
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"

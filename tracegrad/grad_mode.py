@@ -68,6 +68,11 @@ class ModeState(threading.local):
         return "watched" in self.__dict__
 
 
+def by_value() -> bool:
+    """Whether it does not do to write into memory: a trace or a transform has to be told the new value of a tensor."""
+    return state.trace is not None or bool(state.levels)
+
+
 def _listen(active: bool) -> None:
     ModeState.watched = active
 

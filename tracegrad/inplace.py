@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from tracegrad.dispatch import NO_ATTRS, apply, edge_of, record, shown_as
-from tracegrad.grad_mode import state
+from tracegrad.grad_mode import by_value, state
 from tracegrad.ir import events
 from tracegrad.ir.location import current_location
 from tracegrad.ir.memory import address, restrided
 from tracegrad.ir.numpy_errors import restore, silence
 from tracegrad.ir.op import Op, registered
+from tracegrad.ir.ops.arithmetic import zeros
 from tracegrad.ir.ops.selection import cast
 from tracegrad.ir.types import from_numpy_dtype
 from tracegrad.node import Edge, OpNode, VersionCounter, present
@@ -39,7 +40,7 @@ def apply_in_place(
     """
     check_in_place(x, operands)
     begin = events.now() if events.active else 0
-    nothing_to_record = state.trace is None and not (state.grad and _any_requires_grad(operands))
+    nothing_to_record = not by_value() and not (state.grad and _any_requires_grad(operands))
     if nothing_to_record and op.eval.__class__ is np.ufunc:
         # Let the ufunc write into x, if the result is of its shape and dtype.
         token = silence()
@@ -65,14 +66,15 @@ def former(x: Tensor, operands: Sequence[Any]) -> Sequence[Any]:
 
     The record keeps the value that `x` had; `x` itself is about to be overwritten.
     """
-    if not (state.grad and _any_requires_grad(operands)):
+    if not is_lifted(x) and not (state.grad and _any_requires_grad(operands)):
         return operands
     renew_for_writing(x)
     old = new_tensor(x._data.copy())
     old._grad_fn = x._grad_fn
     old._output_nr = x._output_nr
     old._requires_grad = x._requires_grad
-    if state.trace is not None:
+    old._tangents = x._tangents
+    if state.trace is not None and not is_lifted(x):
         state.trace.alias(old, x)
     return [old if y is x else y for y in operands]
 
@@ -166,6 +168,8 @@ def _dense(data: np.ndarray) -> bool:
 
 def store(x: Tensor, value: Tensor) -> Tensor:
     """Overwrite `x` with `value`, which becomes its history: the end of every in-place operation."""
+    if state.levels:
+        value = state.levels[-1].meet(x, value)
     target, data = x._data, value._data
     if data.shape != target.shape:
         raise RuntimeError(
@@ -183,7 +187,10 @@ def store(x: Tensor, value: Tensor) -> Tensor:
         value = overwritten(x, value)
     if state.grad and value._requires_grad:
         check_rebase(x)
-    target[...] = data
+    if is_lifted(x):
+        x._data.level.store(x, value)  # type: ignore[attr-defined]
+    else:
+        target[...] = data
     set_history(x, value)
     return x
 
@@ -195,7 +202,7 @@ def set_history(x: Tensor, value: Tensor) -> None:
     its base; other views, and in eager execution x itself, renew theirs when they are used next.
     """
     recorded = value._requires_grad and state.grad
-    trace = state.trace
+    trace = None if is_lifted(x) else state.trace
     base = x._base
     if base is None:
         target, whole = x, value
@@ -203,7 +210,8 @@ def set_history(x: Tensor, value: Tensor) -> None:
         edges = _edges_of_part(base, x, value)
         # A trace that has never seen the base need not know what becomes of it.
         followed = trace is not None and trace.knows(base)
-        target, whole = base, put_back(x, value) if recorded or followed else value
+        carried = bool(state.levels and (value._tangents or base._tangents))
+        target, whole = base, put_back(x, value) if recorded or followed or carried else value
         if recorded and isinstance(whole._grad_fn, OpNode):
             present(whole._grad_fn, "CopySlices", edges)
     bump_version(x)
@@ -211,6 +219,8 @@ def set_history(x: Tensor, value: Tensor) -> None:
         target._grad_fn = whole._grad_fn
         target._output_nr = whole._output_nr
         target._requires_grad = True
+    if state.levels:
+        target._tangents = _tangents_after(target, whole)
     if trace is not None:
         trace.store(x, value)
         if base is not None:
@@ -221,15 +231,24 @@ def set_history(x: Tensor, value: Tensor) -> None:
                 trace.store(base, whole)
 
 
+def _tangents_after(x: Tensor, value: Tensor) -> dict[Any, Tensor] | None:
+    """The tangents of `x` when it was overwritten with `value`: zeros where `value` has none."""
+    before, after = x._tangents, value._tangents
+    if not before:
+        return after
+    return {level: zeros(t, shape=tuple(t.shape)) for level, t in before.items()} | (after or {})
+
+
 def overwritten(x: Tensor, value: Tensor) -> Tensor:
     """`value` with a history in which it replaces `x`: gradients to `x` are zero, to `value` they are handed on."""
     value._renew()
     shape = value._data.shape
     attrs = {"start": (0,) * len(shape), "sizes": shape, "stride": (1,) * len(shape)}
-    if state.trace is not None:
+    if state.trace is not None and not is_lifted(x):
         out = apply(_slice_update, (x, value), attrs)
     else:
         out = new_tensor(value._data)
+        out._tangents = value._tangents
         record(_slice_update, (x, value), attrs, out)
     shown_as(out, "CopyBackwards", x, value)
     return out

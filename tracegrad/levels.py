@@ -16,16 +16,27 @@ compiler compiles. The idea of one interpreter per level is functorch's (He, Zou
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
 from tracegrad.dispatch import apply_plain, check_types, record
 from tracegrad.grad_mode import state
+from tracegrad.inplace import check_in_place, store
 from tracegrad.ir.op import Op, registered
 from tracegrad.lifted import Lifted
 from tracegrad.node import OpNode
 from tracegrad.tensor import Tensor, is_lifted, new_tensor, plainest
+from tracegrad.views import apply_view
+
+_HISTORY = "_grad_fn _requires_grad _output_nr _base _view _view_version _counter _tangents".split()
+"""What a tensor knows of where it came from."""
+
+_TOO_LARGE = (
+    "vmap: inplace arithmetic(self, *extra_args) is not possible because there exists a Tensor `other` in extra_args "
+    "that has more elements than `self`. This happened due to `other` being vmapped over but `self` not being vmapped "
+    "over in a vmap. Please try to use out-of-place operators instead of inplace arithmetic."
+)
 
 _numbers = itertools.count(1)
 _copy = registered("copy")
@@ -64,6 +75,24 @@ class Level:
         self.entered = False
         state.levels = tuple(level for level in state.levels if level is not self)
 
+    def meet(self, x: Tensor, value: Tensor) -> Tensor:
+        """`value`, which `x` is about to be overwritten with, as a tensor of the level of `x`.
+
+        Where `value` comes from further inside, `x` is adopted there: it came from outside of the transform, or was
+        made inside without knowing of it.
+
+        Raises:
+            RuntimeError: `value` is a stack, and `x` has room for one example only.
+        """
+        own: Any = x._data.level if is_lifted(x) else None  # type: ignore[attr-defined]
+        other: Any = value._data.level if is_lifted(value) else None  # type: ignore[attr-defined]
+        if other is None or other is own or (own is not None and own.number > other.number):
+            return value if own is None else own.lift(value)
+        if value._data.batched:  # type: ignore[attr-defined]
+            raise RuntimeError(_TOO_LARGE)
+        other.adopt(x)
+        return value
+
     def draws_anew(self) -> bool:
         """Whether random numbers differ between the examples of a stack at this level."""
         return False
@@ -82,6 +111,19 @@ class LiftingLevel(Level):
     quiet = False
     """Whether nothing is recorded at this level: its own tape is being swept."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.adopted: list[Tensor] = []
+
+    def __exit__(self, *exc_info: Any) -> None:
+        super().__exit__(*exc_info)
+        for x in self.adopted:
+            inner, _ = self.lower(x)
+            x._data = inner._data
+            for name in _HISTORY:
+                setattr(x, name, getattr(inner, name, None))
+        self.adopted.clear()
+
     def lift(self, x: Tensor) -> Tensor:
         """`x` as a constant of this level; itself if it belongs to this level."""
         data: Any = x._data
@@ -95,6 +137,47 @@ class LiftingLevel(Level):
         """The tensor of this level that stands for `physical`."""
         data: Any = Lifted(physical, batched, self)
         return new_tensor(data)
+
+    def apply_view(self, op: Op, x: Tensor, attrs: dict[str, Any]) -> tuple[Tensor, bool]:
+        """Apply an op to a tensor of this level so that the result shares memory, and whether it does."""
+
+        def view(physical: Tensor, **attrs: Any) -> Tensor:
+            return apply_view(op, physical, attrs)
+
+        out = apply_at_levels(op, (x,), attrs, through=view)
+        data: Any = out._data
+        return out, data.physical._base is not None
+
+    def store(self, x: Tensor, value: Tensor) -> None:
+        """Overwrite the memory that a tensor of this level stands for."""
+        target, target_batched = self.lower(x)
+        new, new_batched = self.lower(value)
+        if new_batched and not target_batched:
+            raise RuntimeError(_TOO_LARGE)
+        with Below(self):
+            if target_batched and not new_batched:
+                new = new.expand(target._data.shape)
+            check_in_place(target)
+            store(target, new)
+
+    def adopt(self, x: Tensor) -> None:
+        """Have a tensor of a level outside, which is about to be overwritten, belong to this level while it goes on."""
+        if x._base is not None:
+            self.adopt(x._base)
+            self.adopt(x._view[0])
+        if is_lifted(x) and x._data.level is self:  # type: ignore[attr-defined]
+            return
+        inner = new_tensor(x._data)
+        for name in _HISTORY:
+            setattr(inner, name, getattr(x, name, None))
+        if state.trace is not None and not is_lifted(x):
+            state.trace.alias(inner, x)
+        data: Any = Lifted(inner, False, self)
+        x._data = data
+        x._grad_fn, x._requires_grad, x._output_nr, x._tangents = None, False, 0, None
+        x._counter = None if x._base is None else x._base._version_counter()
+        x._view_version = x._version
+        self.adopted.append(x)
 
     def copied(self, physical: Tensor) -> Tensor:
         """A copy of a tensor of the level below."""
@@ -164,6 +247,7 @@ class DualLevel(Level):
 
     def tangent_of(self, x: Tensor) -> Tensor | None:
         """The tangent that `x` carries at this level."""
+        x._renew()
         tangents = x._tangents
         return None if tangents is None else tangents.get(self)
 
@@ -217,13 +301,22 @@ def _outside(level: Level) -> tuple[Any, ...]:
     return tuple(other for other in state.levels if other.number < level.number)
 
 
-def apply_at_levels(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
-    """Apply an op while there are levels: at the innermost one that an operand belongs to, then push tangents."""
+def apply_at_levels(
+    op: Op,
+    operands: Sequence[Any],
+    attrs: dict[str, Any],
+    through: Callable[..., Tensor] | None = None,
+) -> Tensor:
+    """Apply an op while there are levels: at the innermost one that an operand belongs to, then push tangents.
+
+    Args:
+        through: what does it on the level below, if not the op itself.
+    """
     innermost: LiftingLevel | None = None
     for x in operands:
         if isinstance(x, Tensor):
             if x._base is not None:
-                x._renew()
+                _follow_base(x)
             data: Any = x._data
             if data.__class__ is Lifted and (
                 innermost is None or data.level.number > innermost.number
@@ -234,15 +327,27 @@ def apply_at_levels(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> T
         out = apply_plain(op, operands, attrs)
     else:
         number = innermost.number
-        out = _apply_lifted(innermost, op, operands, attrs)
+        out = _apply_lifted(innermost, op, operands, attrs, through or op)
     for level in state.levels:
         if level.number > number and level.__class__ is DualLevel:
             level.push(op, operands, attrs, out)
     return out
 
 
+def _follow_base(view: Tensor) -> None:
+    """Bring a view up to date: its history, and the level to which its base was adopted."""
+    base: Any = view._base
+    if is_lifted(base) and base._data.level.entered:
+        base._data.level.adopt(view)
+    view._renew()
+
+
 def _apply_lifted(
-    level: LiftingLevel, op: Op, operands: Sequence[Any], attrs: dict[str, Any]
+    level: LiftingLevel,
+    op: Op,
+    operands: Sequence[Any],
+    attrs: dict[str, Any],
+    through: Callable[..., Tensor],
 ) -> Tensor:
     """Apply an op to tensors of a level: to what they stand for, at the levels outside; and record it here."""
     check_entered(level)
@@ -262,9 +367,9 @@ def _apply_lifted(
     with Below(level):
         try:
             value = (
-                op.batch(level.size, physical, batched, attrs)
+                op.batch(level.size, physical, batched, attrs, through)
                 if any_batched
-                else op(*physical, **attrs)
+                else through(*physical, **attrs)
             )
         except Exception:
             check_types(op, lifted, attrs)  # Says it of one example.

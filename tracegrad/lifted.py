@@ -74,8 +74,8 @@ class Lifted:
         return self.physical._data.flags
 
     def view(self) -> Lifted:
-        """Itself: in-place changes go to whoever shares it."""
-        return self
+        """The same memory, without a history at any level."""
+        return Lifted(self.physical.detach(), self.batched, self.level)
 
     def copy(self) -> Lifted:
         """The same value in memory of its own."""

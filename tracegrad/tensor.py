@@ -372,8 +372,6 @@ class Tensor:
         """The same storage, cut off from the history."""
         out = new_tensor(self._data.view())
         out._counter = self._version_counter()
-        if self._tangents:
-            out._tangents = dict(self._tangents)
         if state.trace is not None and not is_lifted(self):
             state.trace.alias(out, self)
         return out
@@ -465,6 +463,8 @@ class Tensor:
             raise RuntimeError(
                 "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
             )
+        if is_lifted(self):
+            raise RuntimeError("Cannot access data pointer of Tensor that doesn't have storage")
         self._escapes("numpy()")
         return self._data
 
@@ -503,31 +503,26 @@ class Tensor:
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         self._escapes("print")
-        node = self._grad_fn
-        if is_lifted(self) or self._tangents:
+        if is_lifted(self):
             return self._repr_at_level()
-        return formatting.format_tensor(
+        node = self._grad_fn
+        text = formatting.format_tensor(
             self._data,
             requires_grad=self._requires_grad,
             grad_fn_name=None if node is None else node.name(),
             default_float=default_float().np,
         )
+        tangents = [t for level, t in (self._tangents or {}).items() if level in state.levels]
+        return f"{text[:-1]}, tangent={tangents[-1]!r})" if tangents else text
 
     def _repr_at_level(self) -> str:
         """What a tensor looks like inside of a transform: torch's names for it."""
-        levels = list(state.levels)
         data: Any = self._data
-        if is_lifted(self):
-            number = levels.index(data.level) + 1 if data.level in levels else -1
-            what = (
-                f"BatchedTensor(lvl={number}, bdim=0"
-                if data.batched
-                else f"GradTrackingTensor(lvl={number}"
-            )
-            return f"{what}, value=\n" + textwrap.indent(f"{data.physical!r}\n", "    ") + ")"
-        tangents = [t for level, t in (self._tangents or {}).items() if level in levels]
-        text = repr(self.detach())
-        return f"{text[:-1]}, tangent={tangents[-1]!r})" if tangents else text
+        levels = list(state.levels)
+        number = levels.index(data.level) + 1 if data.level in levels else -1
+        what = "BatchedTensor" if data.batched else "GradTrackingTensor"
+        where = f"lvl={number}, bdim=0" if data.batched else f"lvl={number}"
+        return f"{what}({where}, value=\n" + textwrap.indent(f"{data.physical!r}\n", "    ") + ")"
 
     def __format__(self, spec: str) -> str:
         if self._data.ndim == 0 and type(self) is Tensor:

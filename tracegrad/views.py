@@ -20,7 +20,7 @@ from tracegrad.ir.op import Op, registered
 from tracegrad.ir.ops.arithmetic import zeros
 from tracegrad.ir.ops.strided import place_diagonal, place_windows
 from tracegrad.node import Node, OpNode, late_bound
-from tracegrad.tensor import Tensor, new_tensor
+from tracegrad.tensor import Tensor, is_lifted, new_tensor
 
 _slice = registered("slice")
 _slice_update = registered("slice_update")
@@ -44,6 +44,11 @@ class Creation(enum.IntEnum):
 
 def apply_view(op: Op, x: Tensor, attrs: dict[str, Any]) -> Tensor:
     """Apply an op whose result shares the operand's storage if NumPy's does."""
+    if is_lifted(x):
+        out, shared = x._data.level.apply_view(op, x, attrs)  # type: ignore[attr-defined]
+        if shared:
+            share_storage(out, x, op, attrs)
+        return out
     out = apply(op, (x,), attrs)
     made, source = out._data, x._data
     if made is source:
@@ -89,7 +94,8 @@ def refresh_view(view: Tensor) -> None:
     while view._base is not None:
         if view._version == view._view_version:
             break
-        if view._grad_fn is None and not view._base._requires_grad:
+        base = view._base
+        if view._grad_fn is None and not base._requires_grad and not base._tangents:
             break
         if view._view[3]:
             raise _rebase_error(view, "its base or another view of its base has been")
@@ -98,6 +104,8 @@ def refresh_view(view: Tensor) -> None:
     for view in reversed(stale):
         parent, op, attrs, _ = view._view
         view._view_version = view._version
+        if parent._tangents:
+            view._tangents = {level: op(t, **attrs) for level, t in parent._tangents.items()}
         if parent._requires_grad:
             record(op, (parent,), attrs, view)
             view._output_nr = 0

@@ -26,7 +26,7 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 @reported("aten::ones_like")
 def _ones_like(output: Tensor) -> Tensor:
-    return new_tensor(np.ones_like(output._data))
+    return new_tensor(np.ones(output._data.shape, output._data.dtype))
 
 
 def _seeds(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[Tensor]:

@@ -83,12 +83,14 @@ def _detached(tensors: Tensors, create_graph: bool, requires_grad: bool) -> Tens
 
     They are new in any case, so that a tensor which `func` also reaches by itself is told apart from its argument.
     """
-    return tuple(
-        x.view_as(x)
-        if create_graph and x.requires_grad
-        else x.detach().requires_grad_(requires_grad)
-        for x in tensors
-    )
+    found = []
+    for x in tensors:
+        if create_graph and x.requires_grad:
+            found.append(x.view_as(x))
+        else:
+            found.append(x.detach().requires_grad_(requires_grad))
+            found[-1]._tangents = x._tangents  # Forward mode goes on through it.
+    return tuple(found)
 
 
 def _vector(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tracegrad.dispatch import apply, composite, record, shown_as
-from tracegrad.grad_mode import state
+from tracegrad.grad_mode import by_value, state
 from tracegrad.inplace import bump_version, check_in_place, set_history, store
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import bool_, int64
@@ -315,7 +315,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
 def _setitem(input: Tensor, key: Any, value: Any) -> None:
     source = to_dtype(as_tensor_operand(value, input), input.dtype)
     recorded = state.grad and (input.requires_grad or source.requires_grad)
-    if state.trace is None and not recorded:
+    if not by_value() and not recorded:
         check_in_place(input)
         _write(input, key, parse_index(input, key), source)
         bump_version(input)
@@ -340,7 +340,7 @@ def _setitem(input: Tensor, key: Any, value: Any) -> None:
         )
         return
     part = _fit(source, index.shape)
-    if state.trace is None:
+    if not by_value():
         check_rebase(input)
         whole = new_tensor(input._data)
         boxed = part if part._data.shape == index.sizes else reshape(part, index.sizes)
