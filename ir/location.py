@@ -22,7 +22,8 @@ def _find_internal_roots() -> tuple[str, ...]:
 
 
 _INTERNAL_ROOTS = _find_internal_roots()
-_internal_files: dict[str, bool] = {}
+internal_files: dict[str, bool] = {}
+"""What `is_internal` has found out."""
 
 
 class SourceLocation:
@@ -79,18 +80,18 @@ def _line_at(code: CodeType, lasti: int) -> int:
 
 
 def is_internal(filename: str) -> bool:
-    """Whether a source file belongs to tracegrad itself."""
-    known = _internal_files.get(filename)
+    """Whether a source file belongs to tracegrad itself. Hot paths look into `internal_files` first."""
+    known = internal_files.get(filename)
     if known is None:
         known = os.path.abspath(filename).startswith(_INTERNAL_ROOTS)
-        _internal_files[filename] = known
+        internal_files[filename] = known
     return known
 
 
 def current_location(depth: int = 1) -> SourceLocation | None:
     """The nearest frame outside tracegrad, `depth` frames up at least; None where there is none."""
     frame = sys._getframe(depth)
-    internal = _internal_files
+    internal = internal_files
     while frame is not None:
         code = frame.f_code
         known = internal.get(code.co_filename)

@@ -13,15 +13,13 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 import numpy as np
 
 from tracegrad.grad_mode import state
 from tracegrad.ir import events
-from tracegrad.ir.location import SourceLocation, is_internal
-from tracegrad.ir.numpy_errors import restore, silence
+from tracegrad.ir.numpy_errors import quietly, restore, silence
 from tracegrad.ir.op import Op
 from tracegrad.ir.types import TensorType, from_numpy_dtype
 from tracegrad.node import (
@@ -36,27 +34,11 @@ from tracegrad.tensor import Tensor, new_tensor
 
 NO_ATTRS: dict[str, Any] = {}
 _ndarray = np.ndarray
-_files: dict[str, bool] = {}
 _types: dict[tuple[np.dtype, tuple[int, ...]], TensorType] = {}
 _MAX_TYPES = 4096
 
 
-def user_location() -> SourceLocation | None:
-    """The user's line that is running."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None and _is_internal(frame.f_code):
-        frame = frame.f_back
-    return None if frame is None else SourceLocation(frame.f_code, frame.f_lasti)
-
-
-def _is_internal(code: CodeType) -> bool:
-    internal = _files.get(code.co_filename)
-    if internal is None:
-        internal = _files[code.co_filename] = is_internal(code.co_filename)
-    return internal
-
-
-def _type_of_array(array: np.ndarray) -> TensorType:
+def type_of_array(array: np.ndarray) -> TensorType:
     """The type of an array; the same object for the same type, mostly."""
     key = array.dtype, array.shape
     found = _types.get(key)
@@ -85,20 +67,34 @@ def apply(op: Op, operands: Sequence[Any], attrs: dict[str, Any] = NO_ATTRS) -> 
                 x._renew()
             if x._requires_grad:
                 needs_grad = True
-    token = silence()
     try:
-        data = op.eval(*arrays, **attrs) if attrs else op.eval(*arrays)
+        data = quietly(op.eval, *arrays, **attrs)
     except Exception:
-        check_types(op, operands, attrs)
-        raise
-    finally:
-        restore(token)
+        data = _evaluate_again(op, arrays, operands, attrs)
     if data.__class__ is not _ndarray:
         data = np.asarray(data)
     out = new_tensor(data)
     if needs_grad and state.grad and data.dtype.kind == "f":
         record(op, operands, attrs, out)
     return out
+
+
+def _evaluate_again(
+    op: Op, arrays: Sequence[Any], operands: Sequence[Any], attrs: dict[str, Any]
+) -> Any:
+    """The value of an op that could not be evaluated `quietly`.
+
+    Another thread may have been doing just that. Else the operands are wrong, which the type rule says in torch's
+    words.
+    """
+    token = silence()
+    try:
+        return op.eval(*arrays, **attrs)
+    except Exception:
+        check_types(op, operands, attrs)
+        raise
+    finally:
+        restore(token)
 
 
 def apply_watched(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
@@ -169,70 +165,60 @@ def record(op: Op, operands: Sequence[Any], attrs: dict[str, Any], out: Tensor) 
                     numbers[len(edges)] = x._output_nr
                 needed |= 1 << len(edges)
         edges.append(edge)
-    plan = _plans.get((op, needed))
-    if plan is None:
-        plan = _make_plan(op, needed, len(edges))
-    cls, reads_out, reads, plain = plan
+    cls, reads_out, reads, plain = plan_for(op, needed, len(edges))
     if cls is None:
         return
-    # Where no operand was broadcast, pointwise rules need no types.
-    types = None if plain and not broadcast else _types_of(operands)
-    node = new_op_node(cls, op, attrs, tuple(edges), types)
+    if len(reads) == len(edges):
+        saved = tuple(operands)
+    elif reads:
+        saved = tuple([x if i in reads else None for i, x in enumerate(operands)])
+    else:
+        saved = ()
+    node = new_op_node(
+        cls,
+        op,
+        attrs,
+        tuple(edges),
+        saved,
+        data if reads_out else None,
+        tuple([getattr(x, "_version", 0) for x in saved]) if changed else None,
+        # Where no operand was broadcast, pointwise rules need no types.
+        None if plain and not broadcast else _types_of(operands),
+        sys._getframe(2),
+    )
     if numbers is not None:
         node.numbers = tuple(numbers)
-    if len(reads) == len(edges):
-        node.saved = tuple(operands)
-    elif reads:
-        node.saved = tuple([x if i in reads else None for i, x in enumerate(operands)])
-    if changed:
-        node.versions = tuple([getattr(x, "_version", 0) for x in node.saved or ()])
-    if reads_out:
-        node.saved_out = data
-    # The user's line: two frames up is the function that applied the op.
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        code = frame.f_code
-        internal = _files.get(code.co_filename)
-        if internal is None:
-            internal = _is_internal(code)
-        if not internal:
-            node.code = code
-            node.instruction = frame.f_lasti
-            break
-        frame = frame.f_back
     out._grad_fn = node
     out._requires_grad = True
 
 
-_Plan = tuple[type[OpNode] | None, bool, tuple[int, ...], bool]
-_plans: dict[tuple[Op, int], _Plan] = {}
+Plan = tuple[type[OpNode] | None, bool, tuple[int, ...], bool]
+_plans: dict[tuple[Op, int], Plan] = {}
 
 
-def _make_plan(op: Op, needed: int, count: int) -> _Plan:
-    """How to record `op`, where bit i of `needed` says that operand i requires grad.
+def plan_for(op: Op, needed: int, count: int) -> Plan:
+    """How to record `op` with `count` operands, where bit i of `needed` says that operand i requires grad.
 
     Returns:
         The class of the record (None: there is no derivative), whether the rule reads the result, which operands
         it reads, and whether it is pointwise and reads no types.
     """
-    plan: _Plan = None, False, (), False
-    if op.differentiable:
-        reads_out, reads = op.reads([bool(needed >> i & 1) for i in range(count)])
-        plain = op.kind == "pointwise" and not any(
-            rule.types for rule in op.rules if rule is not None
-        )
-        plan = (
-            node_class(op),
-            reads_out,
-            tuple(i for i, wanted in enumerate(reads) if wanted),
-            plain,
-        )
-    _plans[op, needed] = plan
+    plan = _plans.get((op, needed))
+    if plan is None:
+        plan = None, False, (), False
+        if op.differentiable:
+            reads_out, reads = op.reads([bool(needed >> i & 1) for i in range(count)])
+            plain = op.kind == "pointwise" and not any(
+                rule.types for rule in op.rules if rule is not None
+            )
+            kept = tuple(i for i, wanted in enumerate(reads) if wanted)
+            plan = node_class(op), reads_out, kept, plain
+        _plans[op, needed] = plan
     return plan
 
 
 def _types_of(operands: Sequence[Any]) -> tuple[TensorType | None, ...]:
-    return tuple([_type_of_array(x._data) if isinstance(x, Tensor) else None for x in operands])
+    return tuple([type_of_array(x._data) if isinstance(x, Tensor) else None for x in operands])
 
 
 def check_types(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tracegrad import random
+from tracegrad import lean, random
 from tracegrad.autograd.backward import backward
 from tracegrad.dispatch import apply
 from tracegrad.ir.op import Op, registered
@@ -63,21 +63,16 @@ def _operator(function: Callable[..., Any], op: Op | None = None) -> Callable[..
 
     Args:
         function: what it does.
-        op: if given, two Tensors of one floating dtype need nothing but this op. This is the short way.
+        op: if given, all that it does for two floating tensors of one type.
     """
 
     def operator(self: Tensor, other: Any) -> Any:
-        if other.__class__ is Tensor:
-            if op is not None:
-                dtype = self._data.dtype
-                if dtype is other._data.dtype and dtype.kind == "f":
-                    return apply(op, (self, other))
-        elif not (isinstance(other, Tensor) or is_number(other)):
+        if not (isinstance(other, Tensor) or is_number(other)):
             return NotImplemented
         return function(self, other)
 
     operator.__name__ = function.__name__
-    return operator
+    return operator if op is None else lean.binary(op, operator)
 
 
 def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from types import CodeType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracegrad.ir.location import SourceLocation
+from tracegrad.ir.location import SourceLocation, internal_files, is_internal
 from tracegrad.ir.op import Op
 from tracegrad.ir.types import TensorType, from_numpy_dtype
 
@@ -329,28 +329,33 @@ def new_op_node(
     op: Op,
     attrs: dict[str, Any],
     edges: tuple[Edge, ...],
+    saved: tuple[Any, ...],
+    saved_out: np.ndarray | None,
+    versions: tuple[int, ...] | None,
     types: tuple[TensorType | None, ...] | None,
+    frame: FrameType | None,
 ) -> OpNode:
-    """A record of class `cls` with nothing saved yet. Hot."""
+    """A record of class `cls`; see `OpNode`. The user's line is in `frame` or outside of it. Hot."""
     node = _new(cls)
     node.op = op
     node.attrs = attrs
     node.edges = edges
+    node.saved = saved
+    node.saved_out = saved_out
+    node.versions = versions
     node.types = types
+    node.sequence = next_sequence()
+    node.out_counter = node.numbers = node.composite = node.tensor_hooks = node.pre_hooks = None
+    node.post_hooks = node.retained = node._metadata = None
+    while frame is not None:
+        code = frame.f_code
+        if internal_files.get(code.co_filename) is False or not is_internal(code.co_filename):
+            node.code = code
+            node.instruction = frame.f_lasti
+            return node
+        frame = frame.f_back
     node.code = None
     node.instruction = -1
-    node.sequence = next_sequence()
-    node.saved = ()
-    node.versions = None
-    node.saved_out = None
-    node.out_counter = None
-    node.numbers = None
-    node.composite = None
-    node.tensor_hooks = None
-    node.pre_hooks = None
-    node.post_hooks = None
-    node.retained = None
-    node._metadata = None
     return node
 
 

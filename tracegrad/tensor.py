@@ -21,7 +21,7 @@ import numpy as np
 from tracegrad import formatting
 from tracegrad.device import Device, cpu
 from tracegrad.grad_mode import state
-from tracegrad.ir.types import DType, from_numpy_dtype
+from tracegrad.ir.types import DType, TensorType, from_numpy_dtype
 from tracegrad.lifted import Lifted
 from tracegrad.node import (
     AccumulateGrad,
@@ -56,6 +56,8 @@ class Tensor:
     # _base: the tensor that this one is a view of; with it come
     # _view: (parent, op, attrs, Creation) that made the view; see tracegrad.views; and
     # _view_version: the version of the storage that its history describes.
+    # _plain: the type, if it is known that this is no view, output 0 of its record, and holds an array of floats:
+    # what the short ways of tracegrad.lean are for. None where it is not so, or not known.
     # _hooks: hooks on a leaf's gradient: {key: hook}; _post_hooks: after it was accumulated.
     __slots__ = (
         "__dict__",
@@ -65,6 +67,7 @@ class Tensor:
         "_data",
         "_grad",
         "_grad_fn",
+        "_plain",
         "_requires_grad",
         "_view",
         "_view_version",
@@ -76,6 +79,7 @@ class Tensor:
     _grad_fn: Node | None
     _base: Tensor | None
     _counter: VersionCounter | None
+    _plain: TensorType | None
     _view: Any
     _view_version: int
     __array_priority__ = 1000
@@ -391,6 +395,7 @@ class Tensor:
         if state.trace is not None:
             state.trace.give_up("assignment to Tensor.data")
         self._data = value._data
+        self._plain = None
 
     def is_set_to(self, other: Tensor) -> bool:
         a, b = self._data, other._data
@@ -577,11 +582,7 @@ def new_tensor(data: np.ndarray, cls: type[Tensor] | None = None) -> Tensor:
     t = _new(cls or Tensor)
     t._data = data
     t._requires_grad = False
-    t._grad_fn = None
-    t._grad = None
-    t._base = None
-    t._view = None
-    t._counter = None
+    t._grad_fn = t._grad = t._base = t._view = t._counter = t._plain = None
     return t
 
 

@@ -21,10 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tracegrad.dispatch import user_location
 from tracegrad.ir.builder import GraphBuilder
 from tracegrad.ir.graph import Node as Value
-from tracegrad.ir.location import SourceLocation
+from tracegrad.ir.location import SourceLocation, current_location
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import TensorType, from_numpy_dtype
 from tracegrad.node import Node as Record
@@ -257,7 +256,7 @@ class Trace:
         record = out._grad_fn
         builder = self.builder
         if builder.origin is None:
-            builder.location = user_location() if record is None else record.location
+            builder.location = current_location(2) if record is None else record.location
         out_dtype = from_numpy_dtype(out._data.dtype)
         dtype = out_dtype
         for x in operands:
@@ -311,7 +310,7 @@ class Trace:
             return
         value = self.value_of(tensor)
         if tensor._requires_grad and not out._requires_grad:
-            value = self.builder.emit(registered("copy"), (value,), {}, user_location())
+            value = self.builder.emit(registered("copy"), (value,), {}, current_location(2))
             self.stopped.add(value)
         self._set(out, value)
 
@@ -349,7 +348,7 @@ class Trace:
             self.give_up(f"a tensor is made from a {type(source).__name__} inside the function")
             return
         if self.builder.origin is None:
-            self.builder.location = user_location()
+            self.builder.location = current_location(2)
         self._set(tensor, self._constant(tensor, tensor._data))
 
     def _constant(self, tensor: Tensor, data: np.ndarray) -> Value:
@@ -411,7 +410,7 @@ class Trace:
             return
         value = self.value_of(tensor)
         zero = self.builder.const(0, value.dtype)
-        self.builder.location = user_location()
+        self.builder.location = current_location(2)
         name = "ne" if taken else "eq"
         condition = self.builder.emit(registered(name), (value, zero), {})
         self._guard(condition, f"bool() is {taken}")
@@ -422,7 +421,7 @@ class Trace:
             return
         value = self.value_of(tensor)
         builder = self.builder
-        builder.location = user_location()
+        builder.location = current_location(2)
         if isinstance(seen, float) and math.isnan(seen):
             condition = builder.emit(registered("ne"), (value, value), {})
         else:
@@ -495,4 +494,4 @@ class Trace:
     def give_up(self, reason: str) -> None:
         """The run cannot be described by a graph; keep the first reason."""
         if self.failure is None:
-            self.failure = reason, user_location()
+            self.failure = reason, current_location(2)

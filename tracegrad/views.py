@@ -75,6 +75,7 @@ def share_storage(
     elif not creation:
         creation = x._view[3]
     view._base = base
+    view._plain = None
     view._counter = x._version_counter()
     view._view_version = view._counter.value
     view._view = x, op, attrs, creation

@@ -39,6 +39,7 @@ def write_out(result: Tensor, out: Tensor | None) -> Tensor:
         if state.trace is not None:
             state.trace.give_up("out= gets another shape")
         out._data = np.empty(result._data.shape, out._data.dtype)
+        out._plain = None
     return store(out, result)
 
 

@@ -1,0 +1,121 @@
+"""The shortest way for what programs do most: one op, element by element, on plain tensors of one type.
+
+A tensor is *plain* if it is no view, is the first output of its record, and holds an array of floats. Its type is
+in ``Tensor._plain`` then. Types are shared objects; so where two of them are the same object, nothing has to be
+converted or broadcast, and the result has that type too. :func:`unary` and :func:`binary` make functions for one op
+that do exactly what :func:`tracegrad.dispatch.apply` does, with all that depends on the op worked out beforehand.
+What is not as simple, they leave to a general function that they are given. They are lean by construction, and long
+for that reason: each turn in them is paid for by every operation of every eager program.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tracegrad.dispatch import NO_ATTRS, plan_for, type_of_array
+from tracegrad.grad_mode import state
+from tracegrad.ir.numpy_errors import quietly
+from tracegrad.ir.op import Op, broadcasting, floating
+from tracegrad.ir.types import TensorType
+from tracegrad.node import new_op_node
+from tracegrad.tensor import Tensor, new_tensor
+
+_frame = sys._getframe
+_ndarray = np.ndarray
+
+
+def plain_type(x: Tensor) -> TensorType | None:
+    """The type of a plain tensor, noted for the next time; None for any other tensor."""
+    data = x._data
+    if x._base is None and not x._output_nr and type(data) is _ndarray and data.dtype.kind == "f":
+        x._plain = type_of_array(data)
+    return x._plain
+
+
+def _plans(op: Op, count: int) -> list[Any]:
+    """By which operands require grad: the record's class, whether it keeps the result, and which operands."""
+    assert op.kind == "pointwise"
+    assert op.type_rule in (broadcasting, floating)
+    assert not op.attrs
+    plans: list[Any] = [None]
+    for needed in range(1, 1 << count):
+        cls, reads_out, reads, plain = plan_for(op, needed, count)
+        assert cls is not None
+        assert plain
+        plans.append((cls, reads_out, *(i in reads for i in range(count))))
+    return plans
+
+
+def binary(op: Op, general: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A function that applies a pointwise op to a Tensor, and another one or a Python number.
+
+    Args:
+        op: takes floats to floats; its rules read no types.
+        general: does the same for operands of all kinds.
+    """
+    evaluate = op.eval
+    plans = _plans(op, 2)
+
+    def operator(x: Tensor, y: Any) -> Any:
+        plain = x._plain or plain_type(x)
+        if y.__class__ is Tensor:
+            if plain is None or plain is not (y._plain or plain_type(y)) or state.watched:
+                return general(x, y)
+            other = y._data
+            needed = 1 if x._requires_grad else 0
+            if y._requires_grad:
+                needed += 2
+        elif y.__class__ is float or y.__class__ is int:
+            if plain is None or state.watched:
+                return general(x, y)
+            other = y
+            needed = 1 if x._requires_grad else 0
+        else:
+            return general(x, y)
+        try:
+            data = quietly(evaluate, x._data, other)
+        except Exception:
+            return general(x, y)
+        if data.__class__ is not _ndarray:
+            data = np.asarray(data)
+        out = new_tensor(data)
+        out._plain = plain
+        if needed and state.grad:
+            cls, reads_out, reads_x, reads_y = plans[needed]
+            versions = None
+            x_edge = y_edge = x_saved = y_saved = None
+            if needed & 1:
+                x_edge = x._grad_fn or x
+            if needed & 2:
+                y_edge = y._grad_fn or y
+            if reads_x:
+                x_saved = x
+                counter = x._counter
+                if counter is not None and counter.value:
+                    versions = counter.value, 0
+            if reads_y:
+                y_saved = y
+                if other is not y:
+                    counter = y._counter
+                    if counter is not None and counter.value:
+                        versions = 0 if versions is None else versions[0], counter.value
+            out._grad_fn = new_op_node(
+                cls,
+                op,
+                NO_ATTRS,
+                (x_edge, y_edge),
+                (x_saved, y_saved) if reads_x or reads_y else (),
+                data if reads_out else None,
+                versions,
+                None,
+                _frame(1),
+            )
+            out._requires_grad = True
+        return out
+
+    operator.__name__ = operator.__qualname__ = op.name
+    return operator
