@@ -350,7 +350,7 @@ def _make_tensor(code: _Code, name: str, array: str, output: Output, record: str
     grad_fn, requires_grad = (record, True) if record else ("None", False)
     code.line(
         f"{name} = make(Tensor); {name}._data = {array}; {name}._requires_grad = {requires_grad}; "
-        f"{name}._grad_fn = {grad_fn}; "
+        f"{name}._grad_fn = {grad_fn}; {name}._output_nr = 0; "
         f"{name}._grad = {name}._base = {name}._view = {name}._counter = {name}._plain = None"
     )
     if output.bump.steps:

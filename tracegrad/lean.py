@@ -1,7 +1,6 @@
 """The shortest way for what programs do most: one op, element by element, on plain tensors of one type.
 
-A tensor is *plain* if it is no view, is the first output of its record, and holds an array of floats. Its type is
-in ``Tensor._plain`` then. Types are shared objects; so where two of them are the same object, nothing has to be
+A tensor is *plain* if it is no view and holds an array of floats. Its type is in ``Tensor._plain`` then. Types are shared objects; so where two of them are the same object, nothing has to be
 converted or broadcast, and the result has that type too. :func:`unary` and :func:`binary` make functions for one op
 that do exactly what :func:`tracegrad.dispatch.apply` does, with all that depends on the op worked out beforehand.
 What is not as simple, they leave to a general function that they are given. They are lean by construction, and long
@@ -31,7 +30,7 @@ _ndarray = np.ndarray
 def plain_type(x: Tensor) -> TensorType | None:
     """The type of a plain tensor, noted for the next time; None for any other tensor."""
     data = x._data
-    if x._base is None and not x._output_nr and type(data) is _ndarray and data.dtype.kind == "f":
+    if x._base is None and type(data) is _ndarray and data.dtype.kind == "f":
         x._plain = type_of_array(data)
     return x._plain
 
@@ -90,8 +89,12 @@ def binary(op: Op, general: Callable[[Any, Any], Any]) -> Callable[[Any, Any], A
             x_edge = y_edge = x_saved = y_saved = None
             if needed & 1:
                 x_edge = x._grad_fn or x
+                if x._output_nr:
+                    return general(x, y)
             if needed & 2:
                 y_edge = y._grad_fn or y
+                if y._output_nr:
+                    return general(x, y)
             if reads_x:
                 x_saved = x
                 counter = x._counter

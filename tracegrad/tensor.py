@@ -56,8 +56,8 @@ class Tensor:
     # _base: the tensor that this one is a view of; with it come
     # _view: (parent, op, attrs, Creation) that made the view; see tracegrad.views; and
     # _view_version: the version of the storage that its history describes.
-    # _plain: the type, if it is known that this is no view, output 0 of its record, and holds an array of floats:
-    # what the short ways of tracegrad.lean are for. None where it is not so, or not known.
+    # _plain: the type, if it is known that this is no view and holds an array of floats: what the short ways of
+    # tracegrad.lean are for. None where it is not so, or not known.
     # _hooks: hooks on a leaf's gradient: {key: hook}; _post_hooks: after it was accumulated.
     __slots__ = (
         "__dict__",
@@ -67,6 +67,7 @@ class Tensor:
         "_data",
         "_grad",
         "_grad_fn",
+        "_output_nr",
         "_plain",
         "_requires_grad",
         "_view",
@@ -79,13 +80,13 @@ class Tensor:
     _grad_fn: Node | None
     _base: Tensor | None
     _counter: VersionCounter | None
+    _output_nr: int
     _plain: TensorType | None
     _view: Any
     _view_version: int
     __array_priority__ = 1000
 
     # What few tensors have lives in __dict__ when it is set, so that making a tensor stays cheap.
-    _output_nr: int = 0
     _hooks: dict[int, Any] | None = None
     _post_hooks: dict[int, Any] | None = None
     _accumulator_ref: Any = None
@@ -536,7 +537,7 @@ class Tensor:
 
     def _attributes(self) -> dict[str, Any]:
         """The user's own attributes."""
-        internal = ("_output_nr", "_hooks", "_post_hooks", "_accumulator_ref", "_tangents")
+        internal = ("_hooks", "_post_hooks", "_accumulator_ref", "_tangents")
         return {name: value for name, value in self.__dict__.items() if name not in internal}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -582,6 +583,7 @@ def new_tensor(data: np.ndarray, cls: type[Tensor] | None = None) -> Tensor:
     t = _new(cls or Tensor)
     t._data = data
     t._requires_grad = False
+    t._output_nr = 0
     t._grad_fn = t._grad = t._base = t._view = t._counter = t._plain = None
     return t
 
