@@ -14,8 +14,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tracegrad.dispatch import apply, edge_of, record, shown_as, user_location
+from tracegrad.dispatch import apply, edge_of, record, shown_as
 from tracegrad.grad_mode import state
+from tracegrad.ir.location import current_location
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.ops.arithmetic import zeros
 from tracegrad.ir.ops.strided import place_diagonal, place_windows
@@ -247,7 +248,7 @@ class PiecesNode(Node):
     def __init__(
         self, x: Tensor, axis: int, boxes: list[tuple[int, ...]], shapes: list[tuple[int, ...]]
     ) -> None:
-        super().__init__((edge_of(x),), user_location())
+        super().__init__((edge_of(x),), current_location(2))
         if x._output_nr:
             self.numbers = (x._output_nr,)
         self.axis = axis
