@@ -148,7 +148,7 @@ def pull_reported(node: Node, ct: Any, needed: Sequence[bool], as_tensors: bool)
     """`Node.pull`, reported under the record's name.
 
     The rule of an op is run on Tensors, so that the ops that it is made of are reported as well; they evaluate
-    what they would on arrays.
+    what they would on arrays. A batch of cotangents is passed through as it is.
     """
     shapes = None
     if events.wants_shapes:
@@ -156,7 +156,8 @@ def pull_reported(node: Node, ct: Any, needed: Sequence[bool], as_tensors: bool)
         shapes = [() if x is None else tuple(x.shape) for x in cts]
     begin = events.now()
     try:
-        if as_tensors or not isinstance(node, OpNode):
+        plain = isinstance(ct, np.ndarray | np.generic) and isinstance(node, OpNode)
+        if as_tensors or not plain:
             return node.pull(ct, needed, as_tensors)
         pulled = node.pull(new_tensor(np.asarray(ct)), needed, True)
         return [getattr(x, "_data", x) for x in pulled]

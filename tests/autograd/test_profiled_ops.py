@@ -80,3 +80,31 @@ def test_in_place_operations_are_seen() -> None:
         "aten::mul_",
         "aten::exp_",
     ]
+
+
+def test_batches_of_derivatives_are_the_same_while_profiled() -> None:
+    """Sweeps over many cotangents at once, and function transforms."""
+    x = tg.linspace(0.1, 1, 4)
+
+    def wave(x: tg.Tensor) -> tg.Tensor:
+        return (x.sin() * x.exp()).cumsum(0)
+
+    def run() -> list[tg.Tensor]:
+        leaf = x.detach().requires_grad_()
+        (rows,) = tg.autograd.grad(wave(leaf), leaf, tg.eye(4), is_grads_batched=True)
+        functional = tg.autograd.functional
+        return [
+            rows,
+            functional.jacobian(wave, x, vectorize=True),
+            functional.jacobian(wave, x, vectorize=True, strategy="forward-mode"),
+            functional.hessian(lambda x: wave(x).sum(), x, vectorize=True),
+            tg.func.hessian(lambda x: wave(x).sum())(x),
+            tg.func.jacrev(wave)(x),
+            tg.func.vmap(tg.func.grad(lambda x: (x * x).sin()))(x),
+        ]
+
+    plain = run()
+    with profiler.profile(record_shapes=True, profile_memory=True) as prof:
+        profiled = run()
+    assert all(tg.equal(a, b) for a, b in zip(plain, profiled, strict=True))
+    assert {"aten::sin", "SinBackward0", "aten::cumsum"} <= set(names(prof.function_events))

@@ -10,13 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracegrad.ir import events as bus
 
-from tracegrad.autograd.profiler_events import (
-    FunctionEvent,
-    Interval,
-    build_events,
-    count_flops,
-)
+from tracegrad.autograd.profiler_events import FunctionEvent, Interval
 from tracegrad.autograd.profiler_report import EventList
+from tracegrad.autograd.profiler_tree import build_events, count_flops
 
 
 def event(

@@ -301,11 +301,9 @@ def test_bytes_of_a_program() -> None:
 def test_attributes_of_events() -> None:
     """Ours have all of torch's but the raw parts, with the same values where there is no time in them."""
     raw = {
-        "append_cpu_child", "append_kernel", "set_cpu_parent", "cuda_time", "cuda_time_total", "metadata_json",
-        "self_cuda_memory_usage", "self_cuda_time_total", "python_id", "python_module_id", "python_parent_id",
-        "self_cpu_percent", "total_cpu_percent", "total_device_percent", "device_time_str",
-        "device_time_total_str", "self_device_time_total_str", "structured_input_strides", "input_dtypes",
-        "_metadata_json",
+        "append_cpu_child", "append_kernel", "set_cpu_parent", "metadata_json", "python_id", "python_module_id",
+        "python_parent_id", "self_cpu_percent", "total_cpu_percent", "total_device_percent",
+        "structured_input_strides", "input_dtypes",
     }  # fmt: skip
     equal = (
         "name trace_name count overload_name node_id is_async is_remote is_legacy scope use_device fwd_thread "
@@ -331,6 +329,20 @@ def test_attributes_of_events() -> None:
     averages = [profiled(lib, lambda lib=lib: run(lib)).key_averages()[0] for lib in (tg, torch)]
     public = {name for name in dir(averages[1]) if not name.startswith("_")} - raw
     assert public <= set(dir(averages[0]))
+
+
+@pytest.mark.parametrize(
+    "name", ["cuda_time", "cuda_time_total", "self_cuda_time_total", "self_cuda_memory_usage"]
+)
+def test_deprecated_attributes(name: str) -> None:
+    told = []
+    for lib in (tg, torch):
+        event = profiled(lib, lambda lib=lib: lib.ones(1)).function_events[0]
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            value = getattr(event, name)
+        told.append((value, [(w.category, str(w.message)) for w in seen]))
+    assert told[0] == told[1]
 
 
 def columns(table: str) -> list[str]:

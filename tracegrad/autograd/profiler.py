@@ -6,7 +6,7 @@
 
 While a profile is running, every op, node of the backward sweep, pass, compilation and native call
 appends one tuple to its list through the event bus (`tracegrad.ir.events`). Nothing is computed
-before the results are asked for; then `profiler_events` makes events of the tuples, and
+before the results are asked for; then `profiler_tree` makes events of the tuples, and
 `profiler_report` prints them.
 
 A call of a compiled function is one event, "compiled NAME", since its ops are fused in native code;
@@ -17,9 +17,9 @@ Unlike torch's, a profile sees all threads, not only its own.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ContextDecorator
@@ -31,9 +31,9 @@ from tracegrad.autograd.profiler_events import (
     FunctionEvent,
     FunctionEventAvg,
     Interval,
-    build_events,
 )
 from tracegrad.autograd.profiler_report import EventList
+from tracegrad.autograd.profiler_tree import build_events
 from tracegrad.grad_mode import state
 from tracegrad.ir import events as bus
 
@@ -169,7 +169,7 @@ class profile:  # noqa: N801  (torch's name)
         """Begin a cycle: what is recorded next has a trace id of its own."""
         self.entered = True
         make = self.custom_trace_id_callback
-        self.trace_id = f"{uuid.uuid4().int:032X}" if make is None else make()
+        self.trace_id = os.urandom(16).hex().upper() if make is None else make()
 
     def start_trace(self) -> None:
         """Begin to record. Raises RuntimeError if another profile is running."""

@@ -14,10 +14,10 @@ from typing import Any
 from tracegrad.autograd.profiler_events import (
     FunctionEvent,
     FunctionEventAvg,
-    find_forward,
     format_memory,
     format_time,
 )
+from tracegrad.autograd.profiler_tree import find_forward
 from tracegrad.ir import events as bus
 
 _DEVICE_WORDS = ("cuda", "xpu", "privateuse1")
