@@ -187,3 +187,49 @@ def functional_call_inside(compile: Compile) -> World:
     return World(
         lambda turn: f(data(2, 3, seed=turn), data(4, 3, seed=turn)), [net.weight, net.bias]
     )
+
+
+@program()
+def in_place_inside_transforms(compile: Compile) -> World:
+    def accumulated(x: tg.Tensor) -> tg.Tensor:
+        total = tg.zeros(())
+        for v in x:
+            total += v * v
+        return total
+
+    def g(x: tg.Tensor) -> tg.Tensor:
+        y = x.clone()
+        y[0] = x[1] * 2
+        y[1:].mul_(x[:2])
+        return (y * y).sum()
+
+    h = compile(lambda x: (func.grad(g)(x), func.vmap(func.grad(g))(tg.stack([x, x * 2]))))
+    k = compile(lambda x: (func.grad(accumulated)(x), func.hessian(accumulated)(x)))
+
+    def call(turn: int) -> Any:
+        x = data(3, seed=turn)
+        return h(x), k(x), func.grad(g)(x)
+
+    return World(call, [])
+
+
+@program()
+def stack_changed_in_place(compile: Compile) -> World:
+    f = compile(lambda x: func.vmap(lambda x: x.mul_(2).sum())(x))
+    x = data(2, 3)
+    return World(lambda turn: f(x), [x])
+
+
+@program(native=None)
+def accumulator_from_outside(compile: Compile) -> World:
+    total = data()
+
+    @compile
+    def f(x: tg.Tensor) -> Any:
+        def g(x: tg.Tensor) -> tg.Tensor:
+            total.add_((x * x).sum())
+            return total * 1
+
+        return func.grad(g)(x)
+
+    return World(lambda turn: f(data(3, seed=turn)), [total])

@@ -171,7 +171,8 @@ def _needed(nodes: Sequence[Node], targets: Sequence[tuple[Edge, int]]) -> set[A
 def _to_tensor(ct: Any) -> Tensor:
     if isinstance(ct, Tensor):
         return ct
-    return new_tensor(ct if ct.__class__ is Batched else np.asarray(ct))
+    data: Any = ct if ct.__class__ is Batched else np.asarray(ct)
+    return new_tensor(data)
 
 
 def _tell_trace() -> None:

@@ -333,8 +333,8 @@ def jacobian(
             )
         many_rows = sum(out.numel() for out in outputs) > 1
         if vectorize or (many_rows and not strict and only_ops(outputs)):
-            found = _all_rows(outputs, points, create_graph)
-            return _result(found, create_graph, is_outputs_tuple, is_inputs_tuple)
+            whole = _all_rows(outputs, points, create_graph)
+            return _result(whole, create_graph, is_outputs_tuple, is_inputs_tuple)
         blocks = []
         for position, out in enumerate(outputs):
             flat = out.reshape(-1)
