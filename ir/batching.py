@@ -22,17 +22,22 @@ class Batched:
 
     A derivative rule that is given a Batched cotangent computes for all examples at once, and does not notice.
 
+    Hot: a Jacobian is a sweep over these.
+
     Attributes:
         value: the stack, with the axis of the examples in front.
-        shape: of one example.
     """
 
-    __slots__ = ("shape", "value")
+    __slots__ = ("value",)
     __array_ufunc__ = None
 
     def __init__(self, value: Any) -> None:
         self.value = value
-        self.shape: Shape = tuple(value.shape)[1:]
+
+    @property
+    def shape(self) -> Shape:
+        """Of one example."""
+        return self.value.shape[1:]
 
     @property
     def dtype(self) -> Any:
@@ -40,13 +45,19 @@ class Batched:
 
     @property
     def ndim(self) -> int:
-        return len(self.shape)
+        return self.value.ndim - 1
 
     @staticmethod
     def __apply_op__(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Batched:
-        batched = [x.__class__ is Batched for x in operands]
-        size = next(x.value.shape[0] for x in operands if x.__class__ is Batched)
-        values = [x.value if there else x for x, there in zip(operands, batched, strict=True)]
+        values, batched = [], []
+        size = 0
+        for x in operands:
+            there = x.__class__ is Batched
+            batched.append(there)
+            if there:
+                x = x.value
+                size = x.shape[0]
+            values.append(x)
         return Batched(op.batch(size, values, batched, attrs))
 
     def __neg__(self) -> Batched:
@@ -104,11 +115,12 @@ def shifted(**attrs_of: Callable[[Any, int], Any]) -> BatchRule:
     def rule(
         op: Op, size: int, operands: Sequence[Any], batched: Sequence[bool], attrs: dict[str, Any]
     ) -> Any:
-        adapted = {
-            name: attrs_of[name](value, size) if name in attrs_of else value
-            for name, value in attrs.items()
-        }
-        return op(*all_batched(size, operands, batched), **adapted)
+        adapted = dict(attrs)
+        for name, adapt in attrs_of.items():
+            adapted[name] = adapt(attrs[name], size)
+        if False in batched:
+            operands = all_batched(size, operands, batched)
+        return op(*operands, **adapted)
 
     return rule
 

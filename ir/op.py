@@ -382,15 +382,16 @@ def align(
     op: Op, size: int, operands: Sequence[Any], batched: Sequence[bool], attrs: dict[str, Any]
 ) -> Any:
     """The batching rule of every pointwise op: operands get so many axes that broadcasting pairs the right ones."""
-    ranks = [getattr(x, "ndim", 0) - there for x, there in zip(operands, batched, strict=True)]
-    rank = max(ranks)
-    placed = []
-    for x, there, own in zip(operands, batched, ranks, strict=True):
-        if there and own < rank:
-            shape = tuple(x.shape)
-            shape = (size, *(1,) * (rank - own), *shape[1:])
-            x = registered("reshape")(x, shape=shape)
-        placed.append(x)
+    rank = 0
+    for x, there in zip(operands, batched, strict=True):
+        own = x.ndim - 1 if there else getattr(x, "ndim", 0)
+        rank = max(rank, own)
+    placed = list(operands)
+    for i, there in enumerate(batched):
+        if there and placed[i].ndim <= rank:
+            shape = tuple(placed[i].shape)
+            shape = (size, *(1,) * (rank + 1 - len(shape)), *shape[1:])
+            placed[i] = registered("reshape")(placed[i], shape=shape)
     return op(*placed, **attrs)
 
 
