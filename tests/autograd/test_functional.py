@@ -216,3 +216,62 @@ def test_a_captured_tensor_is_told_apart_from_the_argument() -> None:
 def test_empty_outputs_and_inputs() -> None:
     assert F.jacobian(lambda x: x[:0] * 2, tg.ones(3)).shape == (0, 3)
     assert F.jacobian(lambda x: x.sum() * 2, tg.ones(0)).shape == (0,)
+
+
+# Every combination of options, for functions with several outputs, and with ones that depend on nothing.
+OPTION_FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
+    "one output": (1, lambda x: x.sin() * x.sum()),
+    "three outputs": (2, lambda x, y: (x * y.sum(), x.exp() * y, y.sum())),
+    "scalar": (2, lambda x, y: (x * y).sin().sum()),
+    "linear": (1, lambda x: x.sum()),
+    "one input unused": (2, lambda x, y: x * 2),
+    "detached": (1, lambda x: x.detach() * 1),
+}
+
+
+def option_outcome(library: Any, name: str, function: str, options: dict[str, Any]) -> Any:
+    """Shapes, flags and values; or the exception, without the library's name."""
+    count, call = OPTION_FUNCTIONS[function]
+    inputs = [library.tensor(v, dtype=library.float64) for v in (X, [0.5, 1.5, -0.2])[:count]]
+    if options.pop("requires_grad"):
+        inputs = [x.requires_grad_() for x in inputs]
+    try:
+        result = getattr(library.autograd.functional, name)(
+            call, tuple(inputs) if count > 1 else inputs[0], **options
+        )
+    except Exception as error:
+        return type(error), str(error).replace("torch.", "").replace("tracegrad.", "")
+    # In forward mode torch's results require grad even where nothing depends on the inputs.
+    flags = "forward-mode" not in options.values()
+    return outcome_of(result, flags)
+
+
+def outcome_of(result: Any, flags: bool) -> Any:
+    if isinstance(result, (tuple, list)):  # torch 2.13 has lists in forward mode.
+        return tuple(outcome_of(part, flags) for part in result)
+    return (
+        tuple(result.shape),
+        flags and result.requires_grad,
+        result.detach().numpy().round(9).tolist(),
+    )
+
+
+@pytest.mark.peers
+@pytest.mark.skipif(torch is None, reason="torch is not installed")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::UserWarning:torch")
+@pytest.mark.parametrize("function", OPTION_FUNCTIONS)
+@pytest.mark.parametrize("name", ["jacobian", "hessian"])
+def test_every_option(name: str, function: str) -> None:
+    strategy = "strategy" if name == "jacobian" else "outer_jacobian_strategy"
+    for create_graph, strict, vectorize, forward, requires_grad in itertools.product(
+        (False, True), repeat=5
+    ):
+        options = {
+            "create_graph": create_graph,
+            "strict": strict,
+            "vectorize": vectorize,
+            strategy: "forward-mode" if forward else "reverse-mode",
+            "requires_grad": requires_grad,
+        }
+        ours, theirs = (option_outcome(m, name, function, dict(options)) for m in (tg, torch))
+        assert ours == theirs, (options, ours, theirs)

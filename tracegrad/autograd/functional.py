@@ -333,7 +333,7 @@ def jacobian(
             )
         many_rows = sum(out.numel() for out in outputs) > 1
         if vectorize or (many_rows and not strict and only_ops(outputs)):
-            whole = _all_rows(outputs, points, create_graph)
+            whole = _all_rows(outputs, points, create_graph, together=vectorize)
             return _result(whole, create_graph, is_outputs_tuple, is_inputs_tuple)
         blocks = []
         for position, out in enumerate(outputs):
@@ -364,31 +364,38 @@ def _forward_jacobian(func: Callable[..., Any], inputs: Any) -> Any:
         return outputs
 
     blocks = jacfwd(checked, argnums=tuple(range(len(given))))(*given)
-    return _result(blocks, False, shape[0], is_inputs_tuple)
+    return _result(blocks, True, shape[0], is_inputs_tuple)
 
 
-def _all_rows(outputs: Tensors, points: Tensors, create_graph: bool) -> tuple[Tensors, ...]:
-    """All rows of the Jacobian by one sweep: the cotangents are a basis."""
+def _all_rows(
+    outputs: Tensors, points: Tensors, create_graph: bool, *, together: bool
+) -> tuple[Tensors, ...]:
+    """All rows of the Jacobian by one sweep: the cotangents are a basis.
+
+    Where the result is to be differentiable and not `together` it is one sweep for each output, so that what does
+    not depend on the inputs does not come to require grad.
+    """
     chosen = [out for out in outputs if out.requires_grad and out.numel()]
-    gradients: Sequence[Tensor | None] = [None] * len(points)
-    if chosen:
+    groups = [[out] for out in chosen]
+    if chosen and (together or not create_graph):
+        groups = [chosen]
+    rows_of: dict[int, list[Tensor | None]] = {}
+    for group in groups:
         gradients = batched_gradients(
-            chosen, points, basis(chosen), retain_graph=create_graph, create_graph=create_graph
+            group, points, basis(group), retain_graph=True, create_graph=create_graph
         )
-    blocks = []
-    start = 0
-    for out in outputs:
-        count = out.numel() if out.requires_grad else 0
-        blocks.append(
-            tuple(
-                x.new_zeros((*out.shape, *x.shape))
-                if g is None or not count
-                else g.narrow(0, start, count).reshape((*out.shape, *x.shape))
-                for g, x in zip(gradients, points, strict=True)
-            )
+        start = 0
+        for out in group:
+            end = start + out.numel()
+            rows_of[id(out)] = [None if g is None else g[start:end] for g in gradients]
+            start = end
+    return tuple(
+        tuple(
+            x.new_zeros((*out.shape, *x.shape)) if g is None else g.reshape((*out.shape, *x.shape))
+            for g, x in zip(rows_of.get(id(out), [None] * len(points)), points, strict=True)
         )
-        start += count
-    return tuple(blocks)
+        for out in outputs
+    )
 
 
 def _jacobian_row(
