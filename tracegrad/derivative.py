@@ -139,7 +139,7 @@ def differentiate(trace: Trace, roots: Sequence[Tensor]) -> Joint:
             raise CannotDifferentiateError(
                 f"a result comes from {record.name()}, which is Python code"
             )
-        if record.tensor_hooks or record.retained or record.pre_hooks or record.post_hooks:
+        if record.hooks:
             raise CannotDifferentiateError("a result depends on a tensor with hooks")
     wrt = [
         number
@@ -740,8 +740,7 @@ def new_record(
     node.code = None
     node.instruction = -1
     node.sequence = next_sequence()
-    node.composite = node.tensor_hooks = node.pre_hooks = node.post_hooks = None
-    node.retained = node._metadata = None
+    node.composite = node.hooks = None
     node.derivative = derivative
     node.outputs = derivative.root_count
     node.tensors = tensors

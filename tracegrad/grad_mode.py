@@ -51,10 +51,12 @@ class ModeState(threading.local):
         watched: whether a rare mode is on in this thread, or somebody listens to the events of all threads.
         trace: the :class:`tracegrad.tracing.Trace` that records every operation, or None.
         levels: the :mod:`tracegrad.levels` that are going on, outermost first.
+        task: the backward pass that is running, a :class:`tracegrad.autograd.engine.GraphTask`, or None.
     """
 
     grad: bool = True
     check_nan: bool = False
+    task: Any = None
     # Of the class: the events' part, for all threads. A thread of which a rare mode is on has its own True.
     watched: bool = False
     trace: Any = Rare()

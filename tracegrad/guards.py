@@ -76,7 +76,7 @@ _C_BASES = (
     types.SimpleNamespace, types.ModuleType, type, np.ndarray, collections.OrderedDict, collections.defaultdict,
 )  # fmt: skip
 """Classes written in C all of whose state we know how to look at."""
-_OWN_ATTRIBUTES = frozenset({"_hooks", "_post_hooks", "_accumulator_ref"})
+_OWN_ATTRIBUTES = frozenset({"_hooks", "_accumulator_ref"})
 _PROBING = frozenset({"getattr", "hasattr", "AttributeError"})
 _cached_function = type(functools.lru_cache(lambda: None))
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import functools
 import itertools
+import weakref
 from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tracegrad.ir.location import SourceLocation, internal_files, is_internal
 from tracegrad.ir.op import Op
-from tracegrad.ir.types import TensorType, from_numpy_dtype
+from tracegrad.ir.types import DType, TensorType, from_numpy_dtype
 
 if TYPE_CHECKING:
     from tracegrad.tensor import Tensor
@@ -34,6 +35,15 @@ FREED_MESSAGE = (
     ".backward() or autograd.grad(). Specify retain_graph=True if you need to backward through the "
     "graph a second time or if you need to access saved tensors after calling backward."
 )
+
+
+def is_set(node: Node, name: str) -> bool:
+    """Whether an attribute that is made on demand is there."""
+    try:
+        object.__getattribute__(node, name)
+    except AttributeError:
+        return False
+    return True
 
 
 class VersionCounter:
@@ -81,6 +91,67 @@ def add_hook(hooks: dict[int, Callable[..., Any]], hook: Callable[..., Any]) -> 
     return RemovableHandle(hooks, key)
 
 
+class Hooks:
+    """The hooks of one record, in the order in which the backward pass runs them.
+
+    Attributes:
+        tensor: hooks on the cotangent of output ``number``: {number: {key: hook}}.
+        retained: results that want their cotangent as ``grad``: {number: weak reference}.
+        before: hooks on all cotangents of the record, before it runs.
+        after: hooks on what it returned.
+    """
+
+    __slots__ = ("after", "before", "retained", "tensor")
+
+    def __init__(self) -> None:
+        self.tensor: dict[int, dict[int, Callable[..., Any]]] = {}
+        self.retained: dict[int, weakref.ref[Tensor]] = {}
+        self.before: dict[int, Callable[..., Any]] = {}
+        self.after: dict[int, Callable[..., Any]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.retained or self.before or self.after or any(self.tensor.values()))
+
+
+class LeafHooks(Hooks):
+    """The hooks of a leaf; `before` and `after` are those of its AccumulateGrad.
+
+    Attributes:
+        accumulated: hooks on the leaf itself, when its ``grad`` was added to.
+    """
+
+    __slots__ = ("accumulated",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accumulated: dict[int, Callable[..., Any]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.accumulated) or super().__bool__()
+
+
+class ResultType(NamedTuple):
+    """What ``_input_metadata`` says of one result of a record."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+    device: Any
+    is_nested_tensor: bool = False
+    is_cpp_nested_tensor: bool = False
+
+
+class GradientEdge(NamedTuple):
+    """A place in the graph where a gradient is computed: output `output_nr` of `node`.
+
+    ``grad`` and ``backward`` take it wherever they take a Tensor. Make one with
+    :func:`tracegrad.autograd.graph.get_gradient_edge`.
+    """
+
+    node: Node
+    output_nr: int
+    ownership_token: Node | None = None
+
+
 class Node:
     """The base of all records.
 
@@ -91,23 +162,21 @@ class Node:
         composite: the name and the edges that users see, where they are not those of the op; see `present`.
         code, instruction: where the user's program was; or `code` is a SourceLocation.
         outputs: how many results there are; cotangents of a Node with several come as a list.
-        tensor_hooks: hooks on the cotangent of output ``number``: {number: {key: hook}}.
-        pre_hooks, post_hooks: hooks on the whole record.
+        hooks: None until the first one is registered.
     """
 
+    # Those with an underscore are set when somebody asks for them first.
     __slots__ = (
         "__weakref__",
         "_metadata",
+        "_result_types",
         "code",
         "composite",
         "edges",
+        "hooks",
         "instruction",
         "numbers",
-        "post_hooks",
-        "pre_hooks",
-        "retained",
         "sequence",
-        "tensor_hooks",
     )
     outputs = 1
 
@@ -118,11 +187,7 @@ class Node:
         self.instruction = -1
         self.sequence = next_sequence()
         self.composite: tuple[str, tuple[tuple[Edge, int], ...]] | None = None
-        self.tensor_hooks: dict[int, dict[int, Callable[..., Any]]] | None = None
-        self.pre_hooks: dict[int, Callable[..., Any]] | None = None
-        self.post_hooks: dict[int, Callable[..., Any]] | None = None
-        self.retained: dict[int, Any] | None = None
-        self._metadata: dict[Any, Any] | None = None
+        self.hooks: Hooks | None = None
 
     def name(self) -> str:
         """torch's name of the record, such as ``SinBackward0``."""
@@ -141,9 +206,24 @@ class Node:
     @property
     def metadata(self) -> dict[Any, Any]:
         """A dictionary for the user's own notes."""
-        if self._metadata is None:
-            self._metadata = {}
+        if not is_set(self, "_metadata"):
+            self._metadata: dict[Any, Any] = {}
         return self._metadata
+
+    def note_result(self, number: int, type: ResultType) -> None:
+        """Remember for `_input_metadata` what a result is like: done when users get hold of the record."""
+        if not is_set(self, "_result_types"):
+            self._result_types: dict[int, ResultType] = {}
+        self._result_types[number] = type
+
+    @property
+    def _input_metadata(self) -> list[ResultType | None]:
+        """For each result its shape and dtype (None for results that nobody has looked at)."""
+        known = self._result_types if is_set(self, "_result_types") else {}
+        return [known.get(number) for number in range(self.outputs)]
+
+    def _sequence_nr(self) -> int:
+        return self.sequence
 
     @property
     def next_functions(self) -> tuple[tuple[Node | None, int], ...]:
@@ -156,15 +236,17 @@ class Node:
 
     def register_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call ``hook(grad_inputs, grad_outputs)`` after this record ran; it may replace grad_inputs."""
-        if self.post_hooks is None:
-            self.post_hooks = {}
-        return add_hook(self.post_hooks, hook)
+        return add_hook(self.hooks_made().after, hook)
 
     def register_prehook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call ``hook(grad_outputs)`` before this record runs; it may replace grad_outputs."""
-        if self.pre_hooks is None:
-            self.pre_hooks = {}
-        return add_hook(self.pre_hooks, hook)
+        return add_hook(self.hooks_made().before, hook)
+
+    def hooks_made(self) -> Hooks:
+        """`hooks`, made if there were none."""
+        if self.hooks is None:
+            self.hooks = Hooks()
+        return self.hooks
 
     def pull(self, ct: Any, needed: Sequence[bool], differentiable: bool) -> list[Any]:
         """The cotangents of the operands (None where not needed or not there).
@@ -345,8 +427,7 @@ def new_op_node(
     node.versions = versions
     node.types = types
     node.sequence = next_sequence()
-    node.out_counter = node.numbers = node.composite = node.tensor_hooks = node.pre_hooks = None
-    node.post_hooks = node.retained = node._metadata = None
+    node.out_counter = node.numbers = node.composite = node.hooks = None
     while frame is not None:
         code = frame.f_code
         if internal_files.get(code.co_filename) is False or not is_internal(code.co_filename):
@@ -386,7 +467,7 @@ def modified_error(
 
 
 class AccumulateGrad(Node):
-    """What torch shows as the record of a leaf. The engine itself goes to the leaf directly.
+    """What torch shows as the record of a leaf. The engine itself goes to the leaf, which has the hooks as well.
 
     Attributes:
         variable: the leaf.
@@ -395,12 +476,20 @@ class AccumulateGrad(Node):
     __slots__ = ("variable",)
 
     def __init__(self, variable: Tensor) -> None:
-        super().__init__((), None)
         self.variable = variable
+        super().__init__((), None)
+        self.note_result(0, ResultType(variable.shape, variable.dtype, variable.device))
 
     @property
-    def next_functions(self) -> tuple[tuple[Node | None, int], ...]:
-        return ()
+    def hooks(self) -> LeafHooks | None:  # type: ignore[override]
+        return self.variable._hooks
+
+    @hooks.setter
+    def hooks(self, value: LeafHooks | None) -> None:
+        """Hooks belong to the leaf: there may be several records of it, one after the other."""
+
+    def hooks_made(self) -> LeafHooks:
+        return self.variable._hooks_made()
 
 
 def as_node(edge: Edge) -> Node | None:

@@ -348,7 +348,7 @@ class _Planner:
             same_history = tensor._grad_fn is trace.entry_records.get(id(tensor))
             if not same_history or tensor._requires_grad != source.requires_grad:
                 raise RefusedError("a tensor from outside is changed in place and gets a history")
-            if tensor._hooks or tensor._post_hooks:
+            if tensor._hooks:
                 raise RefusedError("a tensor from outside has hooks")
             value = trace.value_of(tensor)
             steps = tensor._version - trace.entry_versions.get(id(tensor), 0)

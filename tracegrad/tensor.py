@@ -25,8 +25,10 @@ from tracegrad.ir.types import DType, TensorType, from_numpy_dtype
 from tracegrad.lifted import Lifted
 from tracegrad.node import (
     AccumulateGrad,
+    LeafHooks,
     Node,
     RemovableHandle,
+    ResultType,
     VersionCounter,
     add_hook,
     as_node,
@@ -58,7 +60,7 @@ class Tensor:
     # _view_version: the version of the storage that its history describes.
     # _plain: the type, if it is known that this is no view and holds an array of floats: what the short ways of
     # tracegrad.lean are for. None where it is not so, or not known.
-    # _hooks: hooks on a leaf's gradient: {key: hook}; _post_hooks: after it was accumulated.
+    # _hooks: of a leaf; those of a result are kept by its record.
     __slots__ = (
         "__dict__",
         "__weakref__",
@@ -87,8 +89,7 @@ class Tensor:
     __array_priority__ = 1000
 
     # What few tensors have lives in __dict__ when it is set, so that making a tensor stays cheap.
-    _hooks: dict[int, Any] | None = None
-    _post_hooks: dict[int, Any] | None = None
+    _hooks: LeafHooks | None = None
     _accumulator_ref: Any = None
     _tangents: dict[Any, Tensor] | None = None
 
@@ -260,7 +261,10 @@ class Tensor:
         """The record that made this tensor; None for leaves."""
         if self._base is not None:
             late_bound["refresh_view"](self)
-        return as_node(self._grad_fn)
+        node = as_node(self._grad_fn)
+        if node is not None:
+            node.note_result(self._output_nr, ResultType(self.shape, self.dtype, self.device))
+        return node
 
     @property
     def output_nr(self) -> int:
@@ -304,7 +308,9 @@ class Tensor:
     @property
     def retains_grad(self) -> bool:
         node = self._grad_fn
-        return node is not None and node.retained is not None and self._output_nr in node.retained
+        return (
+            node is not None and node.hooks is not None and self._output_nr in node.hooks.retained
+        )
 
     def retain_grad(self) -> None:
         """Have `backward` fill `grad` of this non-leaf tensor.
@@ -312,14 +318,11 @@ class Tensor:
         Raises:
             RuntimeError: it does not require grad.
         """
-        self._renew()
         if not self.requires_grad:
             raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
         node = self._grad_fn
         if node is not None:
-            if node.retained is None:
-                node.retained = {}
-            node.retained[self._output_nr] = weakref.ref(self)
+            node.hooks_made().retained[self._output_nr] = weakref.ref(self)
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """Call ``hook(grad)`` whenever this tensor's gradient is computed; it may return a replacement.
@@ -327,27 +330,31 @@ class Tensor:
         Raises:
             RuntimeError: the tensor does not require grad.
         """
-        self._renew()
         if not self.requires_grad:
             raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
         node = self._grad_fn
-        if node is None:
-            if self._hooks is None:
-                self._hooks = {}
-            return add_hook(self._hooks, hook)
-        if node.tensor_hooks is None:
-            node.tensor_hooks = {}
-        return add_hook(node.tensor_hooks.setdefault(self._output_nr, {}), hook)
+        hooks = self._hooks_made() if node is None else node.hooks_made()
+        return add_hook(hooks.tensor.setdefault(self._output_nr, {}), hook)
 
     def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
-        """Call ``hook(self)`` after this leaf's `grad` was accumulated."""
+        """Call ``hook(self)`` after this leaf's `grad` was accumulated.
+
+        Raises:
+            RuntimeError: the tensor does not require grad, or is no leaf.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
         if self._grad_fn is not None:
             raise RuntimeError(
                 "post accumulate grad hooks cannot be registered on non-leaf tensors"
             )
-        if self._post_hooks is None:
-            self._post_hooks = {}
-        return add_hook(self._post_hooks, hook)
+        return add_hook(self._hooks_made().accumulated, hook)
+
+    def _hooks_made(self) -> LeafHooks:
+        """The hooks of this leaf, made if there were none."""
+        if self._hooks is None:
+            self._hooks = LeafHooks()
+        return self._hooks
 
     def _accumulator(self) -> AccumulateGrad:
         """The AccumulateGrad that stands for this leaf in what users see; the same as long as it lives."""
@@ -537,7 +544,7 @@ class Tensor:
 
     def _attributes(self) -> dict[str, Any]:
         """The user's own attributes."""
-        internal = ("_hooks", "_post_hooks", "_accumulator_ref", "_tangents")
+        internal = ("_hooks", "_accumulator_ref", "_tangents")
         return {name: value for name, value in self.__dict__.items() if name not in internal}
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -101,7 +101,6 @@ class Variant:
                 or type(tensor) is not cls
                 or id(tensor) in self.captured
                 or tensor._hooks
-                or tensor._post_hooks
                 or self.fixed.get(number)
                 is not (tensor if id(tensor) in self.guard.tensors else None)
                 or any(name in tensor.__dict__ for name in self.attributes)
@@ -128,7 +127,6 @@ class Variant:
                     or t._requires_grad is not source.requires_grad
                     or (t._grad_fn is None) is not source.is_leaf
                     or t._hooks
-                    or t._post_hooks
                 ):
                     return False
         for owner, number, fixed, layout in self.plan.read_grads:

@@ -19,14 +19,9 @@ from tracegrad.tensor import Tensor, new_tensor
 
 def only_ops(outputs: Sequence[Tensor]) -> bool:
     """Whether nothing but ops led to these tensors: no hooks, and no functions of the user's own."""
-    nodes = engine.reachable([engine.root_of(out)[0] for out in outputs])
-    return all(
-        isinstance(node, OpNode)
-        and node.tensor_hooks is None
-        and node.pre_hooks is None
-        and node.post_hooks is None
-        and node.retained is None
-        for node in nodes
+    nodes, leaves = engine.reachable([engine.root_of(out)[0] for out in outputs])
+    return all(isinstance(node, OpNode) and not node.hooks for node in nodes) and not any(
+        leaf._hooks for leaf in leaves
     )
 
 

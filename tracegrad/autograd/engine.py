@@ -1,54 +1,93 @@
 """``backward()``: one reverse sweep over the records that operations left behind.
 
 The sweep itself is :func:`tracegrad.ir.autodiff.sweep`, the same that the compiler runs over graphs. Here is what
-eager execution adds: which records take part, hooks, `grad` of leaves, freeing what was saved. Cotangents are
-plain arrays; with ``create_graph=True``, or while a trace records, they are Tensors, and each rule's operations
-are recorded like any others. Start with :func:`run`.
+eager execution adds: which records take part, when a leaf is due, requested gradients, freeing what was saved.
+Hooks are in :mod:`tracegrad.autograd.hooks`, what becomes of a leaf's `grad` in
+:mod:`tracegrad.autograd.accumulation`. Cotangents are plain arrays; with ``create_graph=True``, or while a trace
+records, they are Tensors, and each rule's operations are recorded like any others. Start with :func:`run`.
 """
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
-import numpy as np
-
+from tracegrad.autograd.accumulation import accumulate_leaf, accumulate_retained
 from tracegrad.autograd.anomaly import check_pulled
-from tracegrad.dispatch import apply
+from tracegrad.autograd.hooks import (
+    run_post_hooks,
+    run_pre_hooks,
+    run_tensor_hooks,
+    tell_trace,
+    to_tensor,
+)
 from tracegrad.grad_mode import state
-from tracegrad.inplace import apply_in_place
 from tracegrad.ir import events
 from tracegrad.ir.autodiff import sweep
-from tracegrad.ir.batching import Batched
 from tracegrad.ir.numpy_errors import restore, silence
-from tracegrad.ir.op import registered
-from tracegrad.node import Edge, Node
-from tracegrad.reporting import accumulate_reported, pull_reported, report_record
-from tracegrad.tensor import Tensor, new_tensor, set_grad
+from tracegrad.node import AccumulateGrad, Edge, GradientEdge, Node
+from tracegrad.reporting import pull_reported, report_record
+from tracegrad.tensor import Tensor
 
-_ADD = registered("add")
-_COPY = registered("copy")
+MAX_NESTED = 40
+"""So many backward passes may be nested in one thread; the next one gets a thread, hence a stack, of its own."""
+
+_task_numbers = itertools.count()
+_by_sequence = attrgetter("sequence")
 
 
-def root_of(tensor: Tensor) -> tuple[Edge, int]:
-    """Where the sweep starts for a tensor: its record, or itself if it is a leaf."""
-    tensor._renew()
-    return (tensor if tensor._grad_fn is None else tensor._grad_fn), tensor._output_nr
+class GraphTask:
+    """A backward pass that is running, for those who ask from inside.
+
+    Attributes:
+        number: different for each backward pass.
+        depth: in how many others it is nested, in this thread.
+        nodes: the records that take part, latest first.
+        leaves: for each leaf the last record that leads to it (None: it is a root).
+        wanted: the keys of edges along which requested gradients are reached; None if all leaves are wanted.
+    """
+
+    __slots__ = ("depth", "leaves", "nodes", "number", "wanted")
+
+    def __init__(self, roots: Sequence[Edge]) -> None:
+        self.number = next(_task_numbers)
+        self.depth = 0 if state.task is None else state.task.depth + 1
+        self.nodes, self.leaves = reachable(roots)
+        self.wanted: set[Any] | None = None
+
+    def will_execute(self, node: Node) -> bool:
+        """Whether a record (or the AccumulateGrad of a leaf) takes part."""
+        edge = node.variable if isinstance(node, AccumulateGrad) else node
+        if self.wanted is None:
+            return edge in self.leaves or edge in self.nodes
+        return edge in self.wanted or (edge, 0) in self.wanted
+
+
+def root_of(root: Tensor | GradientEdge) -> tuple[Edge, int]:
+    """Where the sweep starts for a tensor or edge: its record, or the leaf itself."""
+    if isinstance(root, Tensor):
+        root._renew()
+        return (root if root._grad_fn is None else root._grad_fn), root._output_nr
+    node = root.node
+    return (node.variable, 0) if isinstance(node, AccumulateGrad) else (node, root.output_nr)
 
 
 def run(
-    roots: Sequence[Tensor],
+    roots: Sequence[Tensor | GradientEdge],
     seeds: Sequence[Tensor],
     *,
     retain_graph: bool,
     create_graph: bool,
-    inputs: Sequence[Tensor] | None = None,
+    inputs: Sequence[Tensor | GradientEdge] | None = None,
     accumulate: bool = True,
 ) -> list[Any]:
     """Sweep backwards from `roots`.
 
     Args:
-        roots: tensors that require grad.
+        roots: tensors that require grad, or edges.
         seeds: their cotangents, of the same shapes.
         retain_graph: keep what the records saved.
         create_graph: record the sweep's own operations, so that it can be differentiated.
@@ -58,48 +97,117 @@ def run(
     Returns:
         With ``accumulate=False`` per input its cotangent as a Tensor, or None where there is none.
 
-    Linear in the number of records; no recursion. Complexity of the order: a sort by sequence number.
+    Linear in the number of records, but for their sort by sequence number; no recursion.
     """
+    if state.task is not None and state.task.depth % MAX_NESTED == MAX_NESTED - 1:
+        return _in_new_thread(
+            lambda: _run(roots, seeds, retain_graph, create_graph, inputs, accumulate)
+        )
+    return _run(roots, seeds, retain_graph, create_graph, inputs, accumulate)
+
+
+def _run(
+    roots: Sequence[Tensor | GradientEdge],
+    seeds: Sequence[Tensor],
+    retain_graph: bool,
+    create_graph: bool,
+    inputs: Sequence[Tensor | GradientEdge] | None,
+    accumulate: bool,
+) -> list[Any]:
     as_tensors = create_graph or state.trace is not None or bool(state.levels)
     check_nan = state.check_nan
     if check_nan and state.trace is not None:
         state.trace.give_up("anomaly detection is on")
-    nodes = reachable([root_of(t)[0] for t in roots])
-    wanted = None if inputs is None else _needed(nodes, [root_of(t) for t in inputs])
+    edges = [root_of(t) for t in roots]
+    task = GraphTask([edge for edge, _ in edges])
     captures: dict[tuple[Any, int], list[int]] = {}
     results: list[Any] = [None] * len(inputs or ())
-    for position, tensor in enumerate(inputs or ()):
-        captures.setdefault(root_of(tensor), []).append(position)
+    if inputs is not None:
+        targets = [root_of(t) for t in inputs]
+        task.wanted = _needed(task.nodes, targets)
+        if accumulate:
+            for tensor in inputs:
+                if isinstance(tensor, Tensor):
+                    tensor.retain_grad()
+        else:
+            for position, target in enumerate(targets):
+                captures.setdefault(target, []).append(position)
+    wanted = task.wanted
 
     cotangents: dict[Any, Any] = {}
-    for tensor, seed in zip(roots, seeds, strict=True):
-        edge, number = root_of(tensor)
+    for (edge, number), seed in zip(edges, seeds, strict=True):
         key = (edge, number) if isinstance(edge, Node) and edge.outputs != 1 else edge
         ct = seed if as_tensors else seed._data
         known = cotangents.get(key)
         cotangents[key] = ct if known is None else known + ct
 
     def in_order() -> Iterator[Node]:
-        """The records, latest first; the cotangents of several outputs are collected into a list."""
-        for node in nodes:
+        """The records, latest first. Each leaf has its turn as soon as its cotangent is complete."""
+        due: dict[Node | None, list[Tensor]] = {}
+        for leaf, last in task.leaves.items():
+            if wanted is None or leaf in wanted:
+                due.setdefault(last, []).append(leaf)
+        for leaf in due.get(None, ()):
+            end_at_leaf(leaf)
+        for node in task.nodes:
             if node.outputs != 1:
                 found = [cotangents.pop((node, k), None) for k in range(node.outputs)]
                 if any(ct is not None for ct in found):
                     cotangents[node] = found
             yield node
+            if node in due:
+                for leaf in due[node]:
+                    end_at_leaf(leaf)
+
+    def end_at_leaf(leaf: Tensor) -> None:
+        ct = cotangents.pop(leaf, None)
+        if ct is None:
+            return
+        if leaf._hooks:
+            tensor_hooks = leaf._hooks.tensor.get(0)
+            if tensor_hooks:
+                ct = run_tensor_hooks(tensor_hooks, ct, as_tensors)
+        if accumulate:
+            accumulate_leaf(leaf, to_tensor(ct), create_graph)
+        else:
+            for position in captures.get((leaf, 0), ()):
+                results[position] = to_tensor(ct)
+
+    def observe(node: Node, ct: Any) -> Any:
+        """Hooks of tensors, `retain_grad` and requested gradients, for the outputs of one record."""
+        per_output = ct if node.outputs != 1 else [ct]
+        hooks = node.hooks
+        for number in range(len(per_output)):
+            if hooks is not None:
+                if hooks.tensor.get(number):
+                    per_output[number] = run_tensor_hooks(
+                        hooks.tensor[number], per_output[number], as_tensors
+                    )
+                if number in hooks.retained and per_output[number] is not None:
+                    tensor = hooks.retained[number]()
+                    if tensor is not None:
+                        accumulate_retained(tensor, to_tensor(per_output[number]))
+            for position in captures.get((node, number), ()):
+                if per_output[number] is not None:
+                    results[position] = to_tensor(per_output[number])
+        return per_output if node.outputs != 1 else per_output[0]
 
     def pull(node: Node, ct: Any) -> Iterator[tuple[Any, Any]]:
         begin = events.now() if events.active else 0
-        if node.tensor_hooks is not None or node.retained is not None or captures:
-            ct = _observe(node, ct, captures, results, as_tensors)
-        needed = [
-            edge is not None and (wanted is None or _key(edge, node, i) in wanted)
-            for i, edge in enumerate(node.edges)
-        ]
-        if not any(needed):
+        hooks = node.hooks
+        if hooks is not None or captures:
+            ct = observe(node, ct)
+        if wanted is None:
+            needed = [edge is not None for edge in node.edges]
+        else:
+            needed = [
+                edge is not None and _key(edge, node, i) in wanted
+                for i, edge in enumerate(node.edges)
+            ]
+        if True not in needed:
             return
-        if node.pre_hooks is not None:
-            ct = _run_pre_hooks(node, ct)
+        if hooks is not None and hooks.before:
+            ct = run_pre_hooks(hooks.before, ct, node.outputs != 1, as_tensors)
         if state.trace is not None:
             state.trace.begin_adjoint(node)
         pulled = (
@@ -109,28 +217,58 @@ def run(
         )
         if check_nan:
             check_pulled(node, pulled)
-        if node.post_hooks is not None:
-            pulled = _run_post_hooks(node, pulled, ct)
+        if hooks is not None and hooks.after:
+            pulled = run_post_hooks(hooks.after, pulled, ct, node.outputs != 1, as_tensors)
         if not retain_graph:
             node.release()
         if begin:
             report_record(node, begin)
         for i, contribution in enumerate(pulled):
             if contribution is not None:
-                yield _key(node.edges[i], node, i), contribution
+                edge = node.edges[i]
+                if isinstance(edge, Node) and edge.outputs != 1:
+                    edge = _key(edge, node, i)
+                yield edge, contribution
 
-    previous = state.grad
+    outer, before = state.task, state.grad
+    state.task = task
     state.grad = create_graph
     token = silence()
     try:
         sweep(in_order(), cotangents, pull)
     finally:
         restore(token)
-        state.grad = previous
+        state.grad = before
+        state.task = outer
         if state.trace is not None:
             state.trace.begin_adjoint(None)
-    _finish(cotangents, captures, results, inputs, create_graph, accumulate)
     return results
+
+
+def _in_new_thread(function: Any) -> Any:
+    """Run a function in another thread, in the same modes, and wait for it: its stack is empty.
+
+    Custom functions may call `backward` in their own backward, to any depth; Python's stack is finite.
+    """
+    if state.trace is not None:
+        tell_trace("deeply nested backward passes run in threads of their own")
+    modes = dict(state.__dict__)
+    outcome: list[Any] = []
+
+    def work() -> None:
+        state.__dict__.update(modes)
+        try:
+            outcome.extend((function(), None))
+        except BaseException as error:
+            outcome.extend((None, error))
+
+    thread = threading.Thread(target=work, name="nested backward")
+    thread.start()
+    thread.join()
+    returned, error = outcome
+    if error is not None:
+        raise error
+    return returned
 
 
 def _key(edge: Edge, node: Node, index: int) -> Any:
@@ -140,16 +278,32 @@ def _key(edge: Edge, node: Node, index: int) -> Any:
     return edge
 
 
-def reachable(roots: Sequence[Edge]) -> list[Node]:
-    """All records that lead to the roots, latest first."""
+def reachable(roots: Sequence[Edge]) -> tuple[list[Node], dict[Tensor, Node | None]]:
+    """All records that lead to the roots, latest first; and for each leaf the earliest that leads to it."""
     seen: set[Node] = set()
-    stack = [edge for edge in roots if isinstance(edge, Node)]
+    leaves: dict[Tensor, Node | None] = {}
+    stack = []
+    for edge in roots:
+        if isinstance(edge, Node):
+            stack.append(edge)
+        else:
+            leaves[edge] = None
     while stack:
         node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack.extend(e for e in node.edges if isinstance(e, Node) and e not in seen)
-    return sorted(seen, key=lambda node: node.sequence, reverse=True)
+        if node in seen:
+            continue
+        seen.add(node)
+        for edge in node.edges:
+            if edge is None:
+                continue
+            if isinstance(edge, Node):
+                if edge not in seen:
+                    stack.append(edge)
+            else:
+                last = leaves.get(edge)
+                if last is None or node.sequence < last.sequence:
+                    leaves[edge] = node
+    return sorted(seen, key=_by_sequence, reverse=True), leaves
 
 
 def _needed(nodes: Sequence[Node], targets: Sequence[tuple[Edge, int]]) -> set[Any]:
@@ -166,133 +320,3 @@ def _needed(nodes: Sequence[Node], targets: Sequence[tuple[Edge, int]]) -> set[A
             else:
                 needed.update((node, k) for k in range(node.outputs))
     return needed
-
-
-def _to_tensor(ct: Any) -> Tensor:
-    if isinstance(ct, Tensor):
-        return ct
-    data: Any = ct if ct.__class__ is Batched else np.asarray(ct)
-    return new_tensor(data)
-
-
-def _tell_trace() -> None:
-    """Hooks are Python code in the middle of the backward pass: a trace cannot contain them."""
-    if state.trace is not None:
-        state.trace.give_up("a hook runs Python code during the backward pass")
-
-
-def _run_hooks(hooks: dict[int, Any], ct: Any, as_tensors: bool) -> Any:
-    """Run the hooks on one cotangent in the order in which they were registered."""
-    _tell_trace()
-    gradient = _to_tensor(ct)
-    for hook in list(hooks.values()):
-        replaced = hook(gradient)
-        if replaced is not None:
-            gradient = replaced
-    return gradient if as_tensors else gradient._data
-
-
-def _observe(
-    node: Node, ct: Any, captures: dict[Any, list[int]], results: list[Any], as_tensors: bool
-) -> Any:
-    """Hooks, `retain_grad` and requested inputs, for the outputs of one record."""
-    per_output = ct if node.outputs != 1 else [ct]
-    for number, value in enumerate(per_output):
-        if value is None:
-            continue
-        if node.tensor_hooks is not None and number in node.tensor_hooks:
-            value = per_output[number] = _run_hooks(node.tensor_hooks[number], value, as_tensors)
-        if node.retained is not None and number in node.retained:
-            tensor = node.retained[number]()
-            if tensor is not None:
-                _accumulate(tensor, _to_tensor(value), state.grad)
-        for position in captures.get((node, number), ()):
-            results[position] = _to_tensor(value)
-    return per_output if node.outputs != 1 else per_output[0]
-
-
-def _run_pre_hooks(node: Node, ct: Any) -> Any:
-    assert node.pre_hooks is not None
-    _tell_trace()
-    per_output = ct if node.outputs != 1 else [ct]
-    as_tensors = any(isinstance(c, Tensor) for c in per_output)
-    gradients = tuple(None if c is None else _to_tensor(c) for c in per_output)
-    for hook in list(node.pre_hooks.values()):
-        replaced = hook(gradients)
-        if replaced is not None:
-            gradients = replaced if isinstance(replaced, tuple) else (replaced,)
-    back = [c if as_tensors or c is None else c._data for c in gradients]
-    return back if node.outputs != 1 else back[0]
-
-
-def _run_post_hooks(node: Node, pulled: list[Any], ct: Any) -> list[Any]:
-    assert node.post_hooks is not None
-    _tell_trace()
-    per_output = ct if node.outputs != 1 else [ct]
-    as_tensors = any(isinstance(c, Tensor) for c in per_output)
-    outputs = tuple(None if c is None else _to_tensor(c) for c in per_output)
-    gradients = tuple(None if c is None else _to_tensor(c) for c in pulled)
-    for hook in list(node.post_hooks.values()):
-        replaced = hook(gradients, outputs)
-        if replaced is not None:
-            gradients = replaced if isinstance(replaced, tuple) else (replaced,)
-    return [c if as_tensors or c is None else c._data for c in gradients]
-
-
-def _finish(
-    cotangents: dict[Any, Any],
-    captures: dict[tuple[Any, int], list[int]],
-    results: list[Any],
-    inputs: Sequence[Tensor] | None,
-    create_graph: bool,
-    accumulate: bool,
-) -> None:
-    """What is left after the sweep belongs to leaves: hooks, then `grad` or the list of results."""
-    chosen = None if inputs is None else {id(t) for t in inputs}
-    for leaf, ct in cotangents.items():
-        if not isinstance(leaf, Tensor):
-            continue
-        if leaf._hooks:
-            ct = _run_hooks(leaf._hooks, ct, isinstance(ct, Tensor))
-        if not accumulate:
-            for position in captures.get((leaf, 0), ()):
-                results[position] = _to_tensor(ct)
-        elif chosen is None or id(leaf) in chosen:
-            if events.active:
-                accumulate_reported(_accumulate, leaf, _to_tensor(ct), create_graph)
-            else:
-                _accumulate(leaf, _to_tensor(ct), create_graph)
-            if leaf._post_hooks:
-                _tell_trace()
-                for hook in list(leaf._post_hooks.values()):
-                    hook(leaf)
-    if accumulate and inputs is not None:
-        for tensor, ct in zip(inputs, results, strict=True):
-            if ct is not None and tensor._grad_fn is not None:
-                _accumulate(tensor, ct, create_graph)
-
-
-def _accumulate(tensor: Tensor, ct: Tensor, create_graph: bool) -> None:
-    """Add a cotangent into `grad`: in place, unless the sum is to be differentiated.
-
-    A first gradient gets memory of its own: the cotangent's may be a broadcast view, or be shared with
-    another operand's.
-    """
-    trace = state.trace
-    known = tensor._grad if trace is None else trace.read_grad(tensor)
-    if known is None:
-        if create_graph:
-            gradient = apply(_COPY, (ct,))
-        else:
-            gradient = new_tensor(np.array(ct._data, copy=True, order="C"))
-            if trace is not None:
-                trace.alias(gradient, ct)
-        set_grad(tensor, gradient)
-    elif create_graph:
-        set_grad(tensor, apply(_ADD, (known, ct)))
-    else:
-        previous, state.grad = state.grad, False
-        try:
-            apply_in_place(_ADD, known, (known, ct))
-        finally:
-            state.grad = previous

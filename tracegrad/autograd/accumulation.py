@@ -1,0 +1,106 @@
+"""What becomes of a gradient that arrives: a leaf's ``grad``, and that of results with `retain_grad`.
+
+A first gradient gets memory of its own, since the cotangent's may be a broadcast view or be shared with another
+operand, and the leaf's memory layout where the leaf is dense. Later ones are added in place, unless the sum is to
+be differentiated. Start with :func:`accumulate_leaf`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tracegrad.autograd.hooks import run_post_hooks, run_pre_hooks, tell_trace
+from tracegrad.dispatch import apply
+from tracegrad.grad_mode import state
+from tracegrad.inplace import apply_in_place
+from tracegrad.ir import events
+from tracegrad.ir.op import registered
+from tracegrad.reporting import accumulate_reported
+from tracegrad.tensor import Tensor, new_tensor, set_grad
+
+_ADD = registered("add")
+_COPY = registered("copy")
+
+
+def accumulate_leaf(leaf: Tensor, ct: Tensor, create_graph: bool) -> None:
+    """Add a cotangent into a leaf's `grad`, with the hooks of its AccumulateGrad and those after it.
+
+    Raises:
+        TypeError, RuntimeError: a hook returned what it must not.
+    """
+    hooks = leaf._hooks
+    if not hooks:
+        _add(leaf, ct, create_graph)
+        return
+    if hooks.before:
+        ct = run_pre_hooks(hooks.before, ct, several=False, as_tensors=True)
+        if ct is None:
+            return
+    _add(leaf, ct, create_graph)
+    if hooks.accumulated:
+        tell_trace()
+        for hook in list(hooks.accumulated.values()):
+            returned = hook(leaf)
+            if returned is not None:
+                raise TypeError(
+                    f"expected Variable, but hook returned '{type(returned).__name__}'"
+                    if not isinstance(returned, Tensor)
+                    else "Tensor post accumulate grad hooks should return None."
+                )
+    if hooks.after:
+        run_post_hooks(hooks.after, (), ct, several=False, as_tensors=True)
+
+
+def _add(leaf: Tensor, ct: Tensor, create_graph: bool) -> None:
+    if events.active:
+        accumulate_reported(add_to_grad, leaf, ct, create_graph)
+    else:
+        add_to_grad(leaf, ct, create_graph)
+
+
+def accumulate_retained(tensor: Tensor, ct: Tensor) -> None:
+    """Add a cotangent into the `grad` of a result: never in place, as in torch."""
+    trace = state.trace
+    known = tensor._grad if trace is None else trace.read_grad(tensor)
+    set_grad(tensor, _own(ct, tensor, state.grad) if known is None else apply(_ADD, (known, ct)))
+
+
+def add_to_grad(tensor: Tensor, ct: Tensor, create_graph: bool) -> None:
+    """Add a cotangent into `grad`: in place, unless the sum is to be differentiated."""
+    trace = state.trace
+    known = tensor._grad if trace is None else trace.read_grad(tensor)
+    if known is None:
+        set_grad(tensor, _own(ct, tensor, create_graph))
+    elif create_graph:
+        set_grad(tensor, apply(_ADD, (known, ct)))
+    else:
+        before, state.grad = state.grad, False
+        try:
+            apply_in_place(_ADD, known, (known, ct))
+        finally:
+            state.grad = before
+
+
+def _own(ct: Tensor, tensor: Tensor, create_graph: bool) -> Tensor:
+    """The cotangent in memory of its own."""
+    if create_graph:
+        return apply(_COPY, (ct,))
+    trace = state.trace
+    if trace is not None:
+        gradient = new_tensor(np.array(ct._data, copy=True, order="C"))
+        trace.alias(gradient, ct)
+        return gradient
+    if not isinstance(ct._data, np.ndarray):
+        return apply(_COPY, (ct,))
+    return new_tensor(_copy_laid_out_like(tensor._data, ct._data))
+
+
+def _copy_laid_out_like(model: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """A copy of `data` with the strides of `model` if its elements fill its memory, else row-major."""
+    if model.flags.c_contiguous:
+        return np.array(data, copy=True, order="C")
+    axes = sorted(range(model.ndim), key=lambda axis: -model.strides[axis])
+    if not model.transpose(axes).flags.c_contiguous:
+        return np.array(data, copy=True, order="C")
+    copy = np.array(data.transpose(axes), copy=True, order="C")
+    return copy.transpose(np.argsort(axes))
