@@ -18,10 +18,12 @@ import numpy as np
 
 from tracegrad.dispatch import NO_ATTRS, plan_for, type_of_array
 from tracegrad.grad_mode import state
+from tracegrad.ir import events
 from tracegrad.ir.numpy_errors import quietly
 from tracegrad.ir.op import Op, broadcasting, floating
 from tracegrad.ir.types import TensorType
 from tracegrad.node import new_op_node
+from tracegrad.reporting import report_op
 from tracegrad.tensor import Tensor, new_tensor
 
 _frame = sys._getframe
@@ -57,20 +59,57 @@ def binary(op: Op, general: Callable[[Any, Any], Any]) -> Callable[[Any, Any], A
         op: takes floats to floats; its rules read no types.
         general: does the same for operands of all kinds.
     """
-    evaluate = op.eval
     plans = _plans(op, 2)
+    alone = _binary(op, plans, _Unwatched, _leave, _leave)
+
+    def watched(x: Tensor, y: Any) -> Any:
+        """While somebody listens, and nothing else is special: the same, and a report of it."""
+        if state.rare():
+            return general(x, y)
+        begin = events.now()
+        out = alone(x, y)
+        if out is NotImplemented:
+            return general(x, y)
+        report_op(op, (x._data, y._data if y.__class__ is Tensor else y), begin, out)
+        return out
+
+    return _binary(op, plans, state, general, watched)
+
+
+class _Unwatched:
+    """Modes of which none is asked for."""
+
+    watched = False
+
+
+def _leave(x: Any, y: Any) -> Any:
+    return NotImplemented
+
+
+def _binary(
+    op: Op,
+    plans: list[Any],
+    modes: Any,
+    general: Callable[[Any, Any], Any],
+    watched: Callable[[Any, Any], Any],
+) -> Callable[[Any, Any], Any]:
+    """The function that `binary` makes; `watched` takes over where ``modes.watched`` holds."""
+    evaluate = op.eval
 
     def operator(x: Tensor, y: Any) -> Any:
+        if modes.watched:
+            return watched(x, y)
+        other: Any
         plain = x._plain or plain_type(x)
         if y.__class__ is Tensor:
-            if plain is None or plain is not (y._plain or plain_type(y)) or state.watched:
+            if plain is None or plain is not (y._plain or plain_type(y)):
                 return general(x, y)
             other = y._data
             needed = 1 if x._requires_grad else 0
             if y._requires_grad:
                 needed += 2
         elif y.__class__ is float or y.__class__ is int:
-            if plain is None or state.watched:
+            if plain is None:
                 return general(x, y)
             other = y
             needed = 1 if x._requires_grad else 0

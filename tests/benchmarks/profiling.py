@@ -48,6 +48,10 @@ def work(count: int) -> list[Work]:
         for _ in range(count):
             leaf * y
 
+    def unary() -> None:
+        for _ in range(count):
+            x.sin()
+
     def step() -> None:
         z = leaf
         for _ in range(count // 2):
@@ -57,6 +61,7 @@ def work(count: int) -> list[Work]:
     return [
         Work("x * y", count, plain),
         Work("x * y, recorded", count, recording),
+        Work("x.sin()", count, unary),
         Work("x * y and its derivative", count, step),
     ]
 
