@@ -18,6 +18,7 @@ Start reading at :func:`pointwise`.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -43,7 +44,7 @@ class Rule:
         takes_ct: whether the cotangent comes first.
     """
 
-    __slots__ = ("attrs", "function", "reads", "takes_ct", "types")
+    __slots__ = ("_pull", "attrs", "function", "reads", "takes_ct", "types")
 
     def __init__(
         self, function: Callable[..., Any], operands: Sequence[str], attr_names: Sequence[str]
@@ -71,23 +72,30 @@ class Rule:
         self.types = tuple(types)
         self.attrs = tuple(attrs)
 
-    def __call__(
-        self,
-        ct: Any,
-        out: Any,
-        operands: Sequence[Any],
-        types: Any,
-        attrs: dict[str, Any],
+    def pull(
+        self, ct: Any, out: Any, operands: Sequence[Any], types: Any, attrs: dict[str, Any]
     ) -> Any:
-        values = [out if i < 0 else operands[i] for i in self.reads]
-        if self.takes_ct:
-            values.insert(0, ct)
-        if not self.attrs and not self.types:
-            return self.function(*values)
-        named: dict[str, Any] = {name: attrs[name] for name in self.attrs}
-        for name, index in self.types:
-            named[name] = types[index]
-        return self.function(*values, **named)
+        """The operand's cotangent, given that of the result; not yet un-broadcast."""
+        try:
+            pull = self._pull
+        except AttributeError:
+            pull = self._pull = self._make_pull()
+        return pull(ct, out, operands, types, attrs)
+
+    def _make_pull(self) -> Callable[..., Any]:
+        """`pull` for this rule: a function that hands on what the rule reads and looks at nothing else."""
+        arguments = ["ct"] if self.takes_ct else []
+        arguments += ["out" if index == OUT else f"operands[{index}]" for index in self.reads]
+        arguments += [f"{name}=types[{index}]" for name, index in self.types]
+        arguments += [f"{name}=attrs[{name!r}]" for name in self.attrs]
+        result = f"function({', '.join(arguments)})"
+        return _maker(result if self.takes_ct else f"scale(ct, {result})")(self.function, _scale)
+
+
+@functools.cache
+def _maker(result: str) -> Callable[..., Any]:
+    """Makes functions that return `result`. Rules that read the same share it."""
+    return eval(f"lambda function, scale: lambda ct, out, operands, types, attrs: {result}")
 
 
 class Op:
@@ -227,9 +235,7 @@ class Op:
         rule = self.rules[index]
         if rule is None:
             return None
-        result = rule(ct, out, operands, types, attrs)
-        if not rule.takes_ct:
-            result = _scale(ct, result)
+        result = rule.pull(ct, out, operands, types, attrs)
         return result if types is None else unbroadcast(result, types[index].shape)
 
     def push(
@@ -264,9 +270,7 @@ class Op:
             else:
                 types = [None if isinstance(x, (int, float)) else type_of(x) for x in operands]
                 # A pointwise map is diagonal: its vjp and its jvp are the same.
-                term = rule(tangent, out, operands, types, attrs)
-                if not rule.takes_ct:
-                    term = _scale(tangent, term)
+                term = rule.pull(tangent, out, operands, types, attrs)
             total = term if total is None else total + term
         if total is None:
             return None

@@ -360,6 +360,9 @@ class OpNode(Node):
         if saved:
             operands = []
             for x in saved:
+                if x is None:
+                    operands.append(None)
+                    continue
                 counter = getattr(x, "_counter", None)
                 if counter is not None:
                     expected = 0 if versions is None else versions[len(operands)]
@@ -430,7 +433,8 @@ def new_op_node(
     node.out_counter = node.numbers = node.composite = node.hooks = None
     while frame is not None:
         code = frame.f_code
-        if internal_files.get(code.co_filename) is False or not is_internal(code.co_filename):
+        internal = internal_files.get(code.co_filename)
+        if internal is False or (internal is None and not is_internal(code.co_filename)):
             node.code = code
             node.instruction = frame.f_lasti
             return node
