@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from tracegrad.ir.ops.arithmetic import maximum
+from tracegrad.ir.ops.transcendental import sqrt
 from tracegrad.ir.types import float64
-from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import to_dtype
 from tracegrad.ops.creation import tensor
-from tracegrad.optim.optimizer import Group, Optimizer, check_at_least_zero, check_options
+from tracegrad.optim.optimizer import (
+    Group,
+    Optimizer,
+    check_at_least_zero,
+    check_options,
+    operands,
+)
 from tracegrad.tensor import Tensor
 
 
@@ -75,24 +82,25 @@ class Adam(Optimizer):
             if grad is None:
                 continue
             own = self._start(param, names)
+            p, *moments, g = operands(group, [param, *(own[name] for name in names)], [grad])
+            count = count_step(own, as_number=p is not param)
             if group["maximize"]:
-                grad = ew.neg(grad)
+                g = -g
             if weight_decay != 0:
                 if group["decoupled_weight_decay"]:
-                    param.mul_(1 - lr * weight_decay)
+                    p *= 1 - lr * weight_decay
                 else:
-                    grad = ew.add(grad, ew.mul(param, weight_decay))
-            mean, square = own["exp_avg"], own["exp_avg_sq"]
-            mean.add_(ew.mul(ew.sub(grad, mean), 1 - beta1))
-            square.mul_(beta2).add_(ew.mul(ew.mul(grad, grad), 1 - beta2))
+                    g = g + p * weight_decay
+            mean, square = moments[:2]
+            mean += (g - mean) * (1 - beta1)
+            square *= beta2
+            square += g * g * (1 - beta2)
             if amsgrad:
-                largest = own["max_exp_avg_sq"]
-                square = largest.copy_(ew.maximum(largest, square))
-            count = count_step(own)
-            step_size = ew.div(lr, ew.sub(1.0, ew.pow(beta1, count)))
-            correction = ew.sqrt(ew.sub(1.0, ew.pow(beta2, count)))
-            scale = ew.add(ew.div(ew.sqrt(square), correction), eps)
-            param.sub_(ew.mul(ew.div(mean, scale), step_size))
+                largest = moments[2]
+                largest[...] = square = maximum(largest, square)
+            step_size = lr / (1.0 - beta1**count)
+            correction = (1.0 - beta2**count) ** 0.5
+            p -= mean / (sqrt(square) / correction + eps) * step_size
 
 
 class AdamW(Adam):
@@ -134,9 +142,10 @@ class AdamW(Adam):
             group["decoupled_weight_decay"] = True
 
 
-def count_step(own: dict[str, Any]) -> Tensor:
+def count_step(own: dict[str, Any], *, as_number: bool = False) -> Any:
     """Count a step up in place; the new count as float64, so that ``beta**count`` is exact enough."""
-    return to_dtype(own["step"].add_(1), float64)
+    count = own["step"].add_(1)
+    return count.item() if as_number else to_dtype(count, float64)
 
 
 def tensor_steps(optimizer: Optimizer) -> None:

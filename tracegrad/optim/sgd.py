@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from tracegrad.grad_mode import state as mode
-from tracegrad.ops import elementwise as ew
-from tracegrad.optim.optimizer import Group, Optimizer, check_at_least_zero, check_options
+from tracegrad.optim.optimizer import (
+    Group,
+    Optimizer,
+    check_at_least_zero,
+    check_options,
+    operands,
+)
 
 
 class SGD(Optimizer):
@@ -61,27 +66,28 @@ class SGD(Optimizer):
             grad = param.grad
             if grad is None:
                 continue
+            own = self.state[param] if momentum != 0 else {}
+            velocity = own.get("momentum_buffer")
+            first = momentum != 0 and velocity is None
+            if first:
+                velocity = self._start(param, ("momentum_buffer",), counts=False)["momentum_buffer"]
+            changed = [param] if velocity is None else [param, velocity]
+            p, *buffers, g = operands(group, changed, [grad])
             if maximize:
-                grad = ew.neg(grad)
+                g = -g
             if weight_decay != 0:
-                grad = ew.add(grad, ew.mul(param, weight_decay))
+                g = g + p * weight_decay
             if momentum != 0:
-                velocity = self._velocity(param, grad, momentum, dampening)
-                grad = ew.add(grad, ew.mul(velocity, momentum)) if nesterov else velocity
-            param.sub_(ew.mul(grad, lr))
-
-    def _velocity(self, param: Any, grad: Any, momentum: float, dampening: float) -> Any:
-        """The updated velocity of a parameter."""
-        own = self.state[param]
-        velocity = own.get("momentum_buffer")
-        if velocity is None:
-            velocity = self._start(param, ("momentum_buffer",), counts=False)["momentum_buffer"]
-            if dampening != 0:
-                # Only here the first step differs from the others.
-                if mode.trace is not None:
-                    mode.trace.give_up(
-                        "the first step of SGD with dampening differs from the others"
-                    )
-                return velocity.copy_(grad)
-        velocity.mul_(momentum)
-        return velocity.add_(grad if dampening == 0 else ew.mul(grad, 1 - dampening))
+                (buffer,) = buffers
+                if first and dampening != 0:
+                    # Only here the first step differs from the others.
+                    if mode.trace is not None:
+                        mode.trace.give_up(
+                            "the first step of SGD with dampening differs from the others"
+                        )
+                    buffer[...] = g
+                else:
+                    buffer *= momentum
+                    buffer += g if dampening == 0 else g * (1 - dampening)
+                g = g + buffer * momentum if nesterov else buffer
+            p -= g * lr
