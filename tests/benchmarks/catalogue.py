@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .derivatives import ROSENBROCK_HESSIAN
+from .eager import EAGER_LOOP, EAGER_LOOP_BACKWARD, EAGER_THREE_LAYER, EAGER_TWO_LAYER
 from .measurement import Benchmark
 from .pointwise import LAYERNORM_GELU, SCALAR_CALL, SIN_SUM, SIN_SUM_BACKWARD
 from .training import POLICY_STEP, TWO_LAYER_STEP
@@ -17,5 +18,9 @@ BENCHMARKS: dict[str, Benchmark] = {
         ROSENBROCK_HESSIAN,
         POLICY_STEP,
         LAYERNORM_GELU,
+        EAGER_LOOP,
+        EAGER_LOOP_BACKWARD,
+        EAGER_TWO_LAYER,
+        EAGER_THREE_LAYER,
     )
 }
