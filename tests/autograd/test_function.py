@@ -245,8 +245,17 @@ def test_errors() -> None:
         NotImplementedError, match="You must implement either the backward or vjp method"
     ):
         NoBackward.apply(leaf(1.0)).backward()
-    with pytest.raises(TypeError, match="save_for_backward can only save variables"):
-        Cube.node_class(Cube, ()).save_for_backward(3)
+
+    class SavesNumber(Function):
+        @staticmethod
+        def forward(ctx: Any, x: tg.Tensor) -> tg.Tensor:
+            ctx.save_for_backward(3)
+            return x * 1
+
+    with pytest.raises(
+        TypeError, match="save_for_backward can only save variables, but argument 0"
+    ):
+        SavesNumber.apply(leaf(1.0))
 
 
 def test_once_differentiable() -> None:
@@ -340,3 +349,45 @@ def test_as_torch() -> None:
     ours, theirs = run(tg), run(torch)
     assert ours[0] == theirs[0]
     np.testing.assert_allclose(ours[1:], theirs[1:], rtol=1e-12)
+
+
+def test_saved_outputs_know_of_every_level() -> None:
+    """torch loses the outer tangent of a saved output here."""
+
+    class SavedExp(Function):
+        @staticmethod
+        def forward(x: tg.Tensor) -> tg.Tensor:
+            return x.exp()
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.save_for_backward(output)
+            ctx.save_for_forward(output)
+
+        @staticmethod
+        def backward(ctx: Any, g: tg.Tensor) -> tg.Tensor:
+            return g * ctx.saved_tensors[0]
+
+        @staticmethod
+        def jvp(ctx: Any, t: tg.Tensor) -> tg.Tensor:
+            return t * ctx.saved_tensors[0]
+
+    def derivatives(f: Any) -> list[tg.Tensor]:
+        x, t = tg.tensor([0.5, -2.0], dtype=tg.float64), tg.tensor([1.0, 3.0], dtype=tg.float64)
+
+        def push(f: Any) -> Any:
+            return lambda x: tg.func.jvp(f, (x,), (t,))[1]
+
+        def pull(f: Any) -> Any:
+            return tg.func.grad(lambda x: (f(x) * t).sum())
+
+        return [
+            order(x)
+            for order in (
+                push(push(f)), push(pull(f)), pull(push(f)), pull(pull(f)),
+                push(push(push(f))), pull(pull(pull(f))), push(pull(push(f))), pull(push(pull(f))),
+            )
+        ]  # fmt: skip
+
+    for ours, wanted in zip(derivatives(SavedExp.apply), derivatives(tg.exp), strict=True):
+        np.testing.assert_allclose(ours.numpy(), wanted.numpy(), rtol=1e-12)

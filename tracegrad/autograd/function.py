@@ -49,6 +49,8 @@ class Function(Definition, metaclass=FunctionMeta):
 
     Attributes:
         generate_vmap_rule: whether ``vmap`` may run the other methods on stacks of examples as they are.
+        clear_saved_tensors_on_access: whether ``ctx.saved_tensors`` can be read once, and frees what was saved.
+        boxed_grads_call: whether ``backward`` gets the gradients as one list, which it may empty.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -126,12 +128,12 @@ def _recording(tensors: Sequence[Any]) -> dict[Any, list[Tensor]]:
 def _marked(x: Tensor, levels: dict[Any, list[Tensor]]) -> Tensor:
     """`x` with a record that refuses to be differentiated, at each of the levels."""
     data: Any = x._data
-    level = data.level if data.__class__ is Lifted else None
-    out = (
-        x.detach()
-        if level is None
-        else level.wrap(_marked(data.physical, levels), batched=data.batched)
-    )
+    level = None
+    if data.__class__ is Lifted:
+        level = data.level
+        out = level.wrap(_marked(data.physical, levels), batched=data.batched)
+    else:
+        out = x.detach()
     if level in levels:
         out._grad_fn, out._requires_grad = Error(levels[level]), True
     return out

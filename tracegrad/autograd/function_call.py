@@ -16,6 +16,7 @@ from tracegrad import pytree
 from tracegrad.autograd.function_node import FunctionCtx, FunctionNode
 from tracegrad.grad_mode import no_grad, state
 from tracegrad.inplace import bump_version, set_history
+from tracegrad.ir import events
 from tracegrad.ir.op import unbroadcast
 from tracegrad.levels import (
     BatchLevel,
@@ -28,7 +29,9 @@ from tracegrad.levels import (
 from tracegrad.lifted import Lifted
 from tracegrad.ops.creation import zeros_like
 from tracegrad.ops.shaping import movedim
-from tracegrad.tensor import Tensor, new_tensor, plainest
+from tracegrad.reporting import report_call
+from tracegrad.tensor import Tensor, is_lifted, new_tensor, plainest
+from tracegrad.views import Creation
 
 _MORE = "For more details, please see https://pytorch.org/docs/main/notes/extending.func.html"
 
@@ -41,10 +44,12 @@ class VmapInfo(NamedTuple):
 
 
 class Definition:
-    """The static methods that users override, and what they do otherwise."""
+    """The static methods that users override, and what they do otherwise; see ``Function`` for the attributes."""
 
     node_class: type[FunctionNode]
     generate_vmap_rule = False
+    clear_saved_tensors_on_access = False
+    boxed_grads_call = False
 
     @staticmethod
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -112,8 +117,11 @@ def bound(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
         TypeError: they do not fit.
     """
     code = getattr(function.forward, "__code__", None)
-    simple = code is not None and not (code.co_kwonlyargcount or code.co_flags & _VARIADIC)
-    if simple and not kwargs and len(args) == code.co_argcount:
+    if (
+        code is not None
+        and not (kwargs or code.co_kwonlyargcount or code.co_flags & _VARIADIC)
+        and len(args) == code.co_argcount
+    ):
         return args
     given = inspect.signature(function.forward).bind(*args, **kwargs)
     given.apply_defaults()
@@ -129,16 +137,25 @@ _VARIADIC = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 
 def apply_plain(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the operation; the result has a record that leads to the Tensors among `args`."""
+    begin = events.now() if events.active else 0
     node = function.node_class(function, args)
     with no_grad():
-        if function.overrides("setup_context"):
-            returned = function.forward(*args)
-            function.setup_context(node.ctx, args, returned)
-        else:
-            returned = function.forward(node.ctx, *args, **kwargs)
+        returned = _run(function, node, args, kwargs)
     results = _attach(node, args, returned)
     node.keep(results)
+    if begin:
+        recorded = any(isinstance(x, Tensor) and x._grad_fn is node for x in results)
+        report_call(function.__name__, args, begin, node.sequence if recorded else None)
     return results if isinstance(returned, tuple) else results[0]
+
+
+def _run(function: Any, node: FunctionNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What ``forward`` returns, with the context set up."""
+    if not function.overrides("setup_context"):
+        return function.forward(node.ctx, *args, **kwargs)
+    returned = function.forward(*args)
+    function.setup_context(node.ctx, args, returned)
+    return returned
 
 
 # Outputs.
@@ -147,9 +164,12 @@ def apply_plain(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 def _attach(node: FunctionNode, args: Sequence[Any], returned: Any) -> tuple[Any, ...]:
     """The outputs that users get: with the record, if they can have a derivative."""
     outputs = returned if isinstance(returned, tuple) else (returned,)
-    dirty = _marked(node.ctx.dirty_tensors, "mark_dirty can only accept variables, but argument")
+    dirty = _marked(
+        node.ctx.dirty_tensors, "mark_dirty can only accept variables, but argument is of type"
+    )
     constant = _marked(
-        node.ctx.non_differentiable, "mark_non_differentiable only accepts variable arguments, but"
+        node.ctx.non_differentiable,
+        "mark_non_differentiable only accepts variable arguments, but got",
     )
     for x in dirty:
         if not _among(x, outputs):
@@ -163,8 +183,8 @@ def _attach(node: FunctionNode, args: Sequence[Any], returned: Any) -> tuple[Any
                 "mutated should be passed to ctx.mark_dirty().",
                 stacklevel=4,
             )
-        elif not x._version:
-            bump_version(x)  # Its memory was changed by somebody who does not count.
+        elif x._base is None:
+            bump_version(x)  # Its memory may have been changed by somebody who does not count.
     recorded = state.grad and any(node.ctx.needs_input_grad)
     node.outputs = len(outputs)
     results = []
@@ -182,15 +202,19 @@ def _attach(node: FunctionNode, args: Sequence[Any], returned: Any) -> tuple[Any
         elif given and changed:
             results.append(_rewritten(node, number, x, len(outputs)))
         else:
-            results.append(_with_record(node, number, _as_view(x) if given else x))
+            out = _as_view(x) if given else x
+            if out._base is not None:
+                made = Creation.MULTIPLE if len(outputs) > 1 else Creation.CUSTOM
+                out._view = (*out._view[:3], made)
+            results.append(_with_record(node, number, out))
     return tuple(results)
 
 
 def _marked(given: Sequence[Any] | None, message: str) -> Sequence[Tensor]:
     """What the user marked. Raises RuntimeError where something is no Tensor."""
-    for position, x in enumerate(given or ()):
+    for x in given or ():
         if not isinstance(x, Tensor):
-            raise RuntimeError(f"{message} {position} is of type {type(x).__name__}")
+            raise RuntimeError(f"{message} {type(x).__name__}")
     return given or ()
 
 
@@ -253,8 +277,7 @@ def apply_at_levels(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     Raises:
         RuntimeError: the operation lacks what the transform needs.
     """
-    separate = function.overrides("setup_context")
-    if not separate and any(
+    if not function.overrides("setup_context") and any(
         not (isinstance(level, DualLevel) and level.by_user) for level in state.levels
     ):
         raise RuntimeError(
@@ -277,13 +300,10 @@ def apply_at_levels(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
             check_entered(level)
             returned = _of_below(level, function, args)
         with no_grad():
-            if level is not None:
-                function.setup_context(node.ctx, args, returned)
-            elif separate:
-                returned = function.forward(*args)
-                function.setup_context(node.ctx, args, returned)
+            if level is None:
+                returned = _run(function, node, args, kwargs)
             else:
-                returned = function.forward(node.ctx, *args, **kwargs)
+                function.setup_context(node.ctx, args, returned)
         constant = node.ctx.non_differentiable or ()
         results = _attach(node, args, returned)
         for dual in duals:
@@ -420,6 +440,7 @@ def _push(
             zeros_like(x) if t is None and isinstance(x, Tensor) and x.is_floating_point() else t
             for t, x in zip(tangents, args, strict=True)
         ]
+    versions = [0 if t is None else t._version for t in tangents]
     returned = node.function.jvp(node.ctx, *tangents)
     pushed = returned if isinstance(returned, tuple) else (returned,)
     if len(pushed) != len(results):
@@ -444,8 +465,44 @@ def _push(
             known = {key: t for key, t in (out._tangents or {}).items() if key is not level}
             if tangent is not None:
                 check_tangent(out, tangent)
+                _check_sharing(out, tangent, args, tangents, versions)
                 known[level] = tangent
             out._tangents = known or None
+
+
+def _check_sharing(
+    out: Tensor,
+    tangent: Tensor,
+    args: Sequence[Any],
+    tangents: Sequence[Any],
+    versions: Sequence[int],
+) -> None:
+    """Raise torch's error if an output shares memory with an input, but their tangents do not."""
+    for x, own, version in zip(args, tangents, versions, strict=True):
+        if x is out and own._version == version:
+            raise RuntimeError(
+                "An inplace custom Function is not modifying the forward mode gradients inplace. If the forward is "
+                "modifying an input inplace, then the jvp function must modify the corresponding gradient inplace."
+            )
+        if x is out and tangent is not own:
+            raise RuntimeError(
+                "An inplace custom Function is not returning the forward mode gradients as-is. If the forward is "
+                "modifying an input inplace, then the jvp function must modify the gradient inplace and return it "
+                "as-is."
+            )
+        if x is out or own is None or out._base is None or is_lifted(out) or is_lifted(tangent):
+            continue
+        if x is out._base or x._base is out._base:
+            if tangent._base is None:
+                raise RuntimeError(
+                    "A custom Function's forward is returning a view (or an input as-is) but the jvp is not "
+                    "returning a view."
+                )
+            if tangent._base is not own and tangent._base is not own._base:
+                raise RuntimeError(
+                    "A custom Function is returning a view but the jvp is not returning a view of the given grad "
+                    "input."
+                )
 
 
 class Stacked(Definition):
@@ -508,7 +565,11 @@ class Stacked(Definition):
     def backward(self, ctx: Any, *grad_outputs: Any) -> Any:  # type: ignore[override]
         inside = self._inside(grad_outputs, self.out_batched)
         with self.level:
-            returned = self.function.pullback()(StackedCtx(ctx, self), *inside)
+            own = StackedCtx(ctx, self)
+            backward = self.function.pullback()
+            returned = (
+                backward(own, inside) if self.function.boxed_grads_call else backward(own, *inside)
+            )
             values = returned if isinstance(returned, tuple) else (returned,)
             fitted = [
                 unbroadcast(value, shape)
@@ -562,17 +623,17 @@ class StackedCtx:
     def _lower(self, tensors: Sequence[Any]) -> list[Any]:
         return _lowered(self._stacked.level, tensors)[0]
 
-    def _remember(self, tensors: Sequence[Any]) -> None:
-        batched = dict(getattr(self._ctx, "_stacks_saved", {}))
-        batched[self._stacked] = _lowered(self._stacked.level, tensors)[1]
-        self._ctx._stacks_saved = batched
+    def _remember(self, what: str, tensors: Sequence[Any]) -> None:
+        known = getattr(self._ctx, "_stacks_saved", {})
+        flags = _lowered(self._stacked.level, tensors)[1]
+        self._ctx._stacks_saved = {**known, (self._stacked, what): flags}
 
     def save_for_backward(self, *tensors: Any) -> None:
-        self._remember(tensors)
+        self._remember("backward", tensors)
         self._ctx.save_for_backward(*self._lower(tensors))
 
     def save_for_forward(self, *tensors: Any) -> None:
-        self._remember(tensors)
+        self._remember("forward", tensors)
         self._ctx.save_for_forward(*self._lower(tensors))
 
     def mark_dirty(self, *tensors: Any) -> None:
@@ -583,7 +644,8 @@ class StackedCtx:
 
     @property
     def saved_tensors(self) -> tuple[Any, ...]:
-        batched = getattr(self._ctx, "_stacks_saved", {}).get(self._stacked, ())
+        what = "backward" if self._ctx.saved_for_forward is None else "forward"
+        batched = getattr(self._ctx, "_stacks_saved", {}).get((self._stacked, what), ())
         return tuple(self._stacked._inside(self._ctx.saved_tensors, batched))
 
 

@@ -13,14 +13,20 @@ from typing import Any
 import numpy as np
 
 from tracegrad.dispatch import edge_of, user_location
+from tracegrad.grad_mode import state
 from tracegrad.ir.op import unbroadcast
 from tracegrad.node import FREED_MESSAGE, Node, modified_error
 from tracegrad.ops.arguments import to_dtype
 from tracegrad.ops.creation import zeros
-from tracegrad.tensor import Tensor, new_tensor
+from tracegrad.tensor import Tensor, is_lifted, new_tensor
 
 _OF_THE_RECORD = frozenset(
     ("metadata", "name", "next_functions", "register_hook", "register_prehook")
+)
+
+_READ_ONCE = (
+    "saved_tensors can only be accessed once when clear_saved_tensors_on_access=True is set on the autograd.Function. "
+    "Either access saved_tensors only once, or set clear_saved_tensors_on_access=False."
 )
 
 
@@ -147,7 +153,7 @@ class FunctionNode(Node):
         Raises:
             TypeError: something is no Tensor.
         """
-        saved = []
+        saved: list[tuple[Tensor | None, int, int | None]] = []
         for position, x in enumerate(self.ctx.to_save or ()):
             if x is None:
                 saved.append((None, 0, None))
@@ -159,7 +165,7 @@ class FunctionNode(Node):
                 )
             number = next((k for k, output in enumerate(outputs) if output is x), None)
             if number is not None and x._grad_fn is self:
-                x = x.detach()
+                x = _alias(x)
             else:
                 number = None
             saved.append((x, x._version, number))
@@ -169,9 +175,13 @@ class FunctionNode(Node):
 
     def recalled(self) -> tuple[Tensor | None, ...]:
         """The saved tensors. Raises RuntimeError where they were freed, or changed in place."""
+        once = self.function.clear_saved_tensors_on_access
         if self.saved is None:
-            raise RuntimeError(FREED_MESSAGE)
-        return tuple([self._recall(*entry) for entry in self.saved])
+            raise RuntimeError(_READ_ONCE if once else FREED_MESSAGE)
+        tensors = tuple([self._recall(*entry) for entry in self.saved])
+        if once:
+            self.release()
+        return tensors
 
     def _recall(self, tensor: Tensor | None, version: int, number: int | None) -> Tensor | None:
         if tensor is None:
@@ -182,7 +192,7 @@ class FunctionNode(Node):
             )
         if number is None:
             return tensor
-        out = tensor.detach()
+        out = _alias(tensor)
         out._grad_fn, out._output_nr, out._requires_grad = self, number, True
         return out
 
@@ -195,7 +205,12 @@ class FunctionNode(Node):
     def pull(self, ct: Any, needed: Sequence[bool], differentiable: bool) -> list[Any]:
         per_output = ct if self.outputs != 1 else [ct]
         gradients = [self._gradient(k, c) for k, c in enumerate(per_output)]
-        returned = self.function.pullback()(self.ctx, *gradients)
+        backward = self.function.pullback()
+        returned = (
+            backward(self.ctx, gradients)
+            if self.function.boxed_grads_call
+            else backward(self.ctx, *gradients)
+        )
         values = list(returned) if isinstance(returned, tuple) else [returned]
         expected = len(self.edges)
         if len(values) > expected and all(v is None for v in values[expected:]):
@@ -243,6 +258,16 @@ class FunctionNode(Node):
 def _renewed(x: Any) -> bool:
     """Whether it is a tensor that requires grad; a view's history is brought up to date."""
     return isinstance(x, Tensor) and x.requires_grad
+
+
+def _alias(x: Tensor) -> Tensor:
+    """The same value, with the same tangents and the same history at the levels outside, but none at its own."""
+    out = new_tensor(x._data)
+    out._counter = x._version_counter()
+    out._tangents = None if x._tangents is None else dict(x._tangents)
+    if state.trace is not None and not is_lifted(x):
+        state.trace.alias(out, x)
+    return out
 
 
 def _type_of(x: Any) -> Any:
