@@ -2,7 +2,7 @@
 
 A subclass has static methods: ``forward(ctx, *args)``, or ``forward(*args)`` and ``setup_context(ctx, inputs,
 output)``; and ``backward(ctx, *gradients)``. ``apply`` runs them (:mod:`.function_call`) and leaves a record
-(:mod:`.function_node`). Inside transforms, ``vmap`` and ``jvp`` are used as well.
+(:mod:`.function_node`). Inside transforms (:mod:`.function_levels`), ``vmap`` and ``jvp`` are used as well.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 from tracegrad.autograd.function_call import (
     Definition,
     VmapInfo,
-    apply_at_levels,
     apply_plain,
     bound,
 )
+from tracegrad.autograd.function_levels import apply_at_levels
 from tracegrad.autograd.function_node import FunctionCtx, FunctionNode
-from tracegrad.dispatch import edge_of, user_location
+from tracegrad.dispatch import edge_of
 from tracegrad.grad_mode import no_grad, state
+from tracegrad.ir.location import current_location
 from tracegrad.lifted import Lifted
 from tracegrad.node import Node
 from tracegrad.tensor import Tensor
@@ -145,7 +146,7 @@ class Error(Node):
     __slots__ = ()
 
     def __init__(self, sources: Sequence[Tensor]) -> None:
-        super().__init__(tuple([edge_of(x) for x in sources]), user_location())
+        super().__init__(tuple([edge_of(x) for x in sources]), current_location())
         self.numbers = tuple([x._output_nr for x in sources])
 
     def pull(self, ct: Any, needed: Sequence[bool], differentiable: bool) -> list[Any]:

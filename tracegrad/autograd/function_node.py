@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.dispatch import edge_of, user_location
+from tracegrad.dispatch import edge_of
 from tracegrad.grad_mode import state
+from tracegrad.ir.location import current_location
 from tracegrad.ir.op import unbroadcast
 from tracegrad.node import FREED_MESSAGE, Node, modified_error
 from tracegrad.ops.arguments import to_dtype
@@ -113,7 +114,7 @@ class FunctionNode(Node):
 
     def __init__(self, function: Any, args: Sequence[Any]) -> None:
         super().__init__(
-            tuple([edge_of(x) if _renewed(x) else None for x in args]), user_location()
+            tuple([edge_of(x) if _renewed(x) else None for x in args]), current_location()
         )
         self.numbers = tuple([x._output_nr if isinstance(x, Tensor) else 0 for x in args])
         self.function = function
