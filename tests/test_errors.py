@@ -78,9 +78,9 @@ SENTENCES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         changed_in_place,
         RuntimeError,
         "one of the variables needed for gradient computation has been modified by an inplace operation: "
-        "[torch.FloatTensor [2, 3]], which is output 0 of AddBackward0, is at version 2; expected version 0 "
+        "[torch.FloatTensor [2, 3]], which is output 0 of Add, is at version 2; expected version 0 "
         "instead. Hint: enable anomaly detection to find the operation that failed to compute its gradient, with "
-        "torch.autograd.set_detect_anomaly(True).",
+        "torch.autograd.set_detect_anomaly(True, check_nan=False).",
     ),
     "leaf": (
         lambda: leaf(2).add_(1),

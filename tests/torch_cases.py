@@ -369,6 +369,14 @@ def _cases() -> Iterator[Case]:
         case("index_add", X((3, 2)), 0, IV, X((4, 2)), alpha=2),
     )
     yield from (
+        case("index_put", X((3, 2)), [X((2,), 0, 2, "int64")], X((2, 2)), True),
+        case("index_put", X((3, 2)), [X((), 0, 2, "int64")], X((2,))),
+        case("index_fill", X((3, 2)), 1, X((), 0, 1, "int64"), 0.5),
+        case("index_fill", X((3, 2)), 1, X((2,), 1, 1, "int64"), X(())),
+        case("index_copy", X((3, 2)), 0, X((1,), 0, 2, "int64"), X((1, 2))),
+        case("masked_scatter", M, B, X((7,))),
+    )
+    yield from (
         case("nonzero", B),
         case("nonzero", INT, as_tuple=True),
         case("masked_select", M, B),

@@ -21,8 +21,8 @@ from tracegrad.ir.numpy_errors import restore, silence
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.ops.arithmetic import zeros
 from tracegrad.ir.ops.selection import cast
-from tracegrad.ir.types import from_numpy_dtype
-from tracegrad.node import Edge, OpNode, VersionCounter, present
+from tracegrad.ir.types import DType, from_numpy_dtype
+from tracegrad.node import Edge, OpNode, VersionCounter, move_retained, present
 from tracegrad.reporting import report_in_place
 from tracegrad.tensor import Tensor, is_lifted, new_tensor
 from tracegrad.views import check_rebase, put_back, renew_for_writing
@@ -83,6 +83,12 @@ def _any_requires_grad(operands: Sequence[Any]) -> bool:
     return any(isinstance(x, Tensor) and x.requires_grad for x in operands)
 
 
+_REPEATED = (
+    "unsupported operation: more than one element of the written-to tensor refers to a single "
+    "memory location. Please clone() the tensor before performing the operation."
+)
+
+
 def check_in_place(
     x: Tensor, operands: Sequence[Any] = (), *, part: bool = False, fill: bool = False
 ) -> None:
@@ -106,11 +112,10 @@ def check_in_place(
     if is_lifted(x):
         return
     data = x._data
+    if fill and state.grad and x.requires_grad:
+        fill = False  # torch changes the view apart from its base then.
     if not fill and 0 in data.strides and data.size and _repeats(data):
-        raise RuntimeError(
-            "unsupported operation: more than one element of the written-to tensor refers to a single "
-            "memory location. Please clone() the tensor before performing the operation."
-        )
+        raise RuntimeError(_REPEATED)
     if not data.flags.writeable:
         make_writeable(x)
     counter = x._counter
@@ -138,6 +143,14 @@ def make_writeable(x: Tensor) -> None:
 def _repeats(data: np.ndarray) -> bool:
     """Whether elements are repeated along an axis of stride 0."""
     return any(n > 1 and stride == 0 for n, stride in zip(data.shape, data.strides, strict=True))
+
+
+def check_part(part: np.ndarray, x: Tensor, source: Tensor) -> None:
+    """Raise torch's error if a part of `x` may not be overwritten with `source`."""
+    if 0 in part.strides and part.size and _repeats(part):
+        raise RuntimeError(_REPEATED)
+    if source._counter is not None and source._counter is x._counter:
+        _check_overlap(part, source._data)
 
 
 def _check_overlap(written: np.ndarray, read: np.ndarray) -> None:
@@ -171,17 +184,9 @@ def store(x: Tensor, value: Tensor) -> Tensor:
     if state.levels:
         value = state.levels[-1].meet(x, value)
     target, data = x._data, value._data
-    if data.shape != target.shape:
-        raise RuntimeError(
-            f"output with shape {list(target.shape)} doesn't match the broadcast shape {list(data.shape)}"
-        )
-    if data.dtype is not target.dtype and data.dtype != target.dtype:
-        result, own = from_numpy_dtype(data.dtype), from_numpy_dtype(target.dtype)
-        if result.category > own.category:
-            raise RuntimeError(
-                f"result type {result.legacy_name} can't be cast to the desired output type {own.legacy_name}"
-            )
-        value = apply(cast, (value,), {"dtype": own})
+    if data.shape != target.shape or data.dtype != target.dtype:
+        check_stored(x, data.shape, from_numpy_dtype(data.dtype))
+        value = apply(cast, (value,), {"dtype": from_numpy_dtype(target.dtype)})
         data = value._data
     if state.grad and (x._requires_grad or value._requires_grad) and value._grad_fn is None:
         value = overwritten(x, value)
@@ -193,6 +198,19 @@ def store(x: Tensor, value: Tensor) -> Tensor:
         target[...] = data
     set_history(x, value)
     return x
+
+
+def check_stored(x: Tensor, shape: tuple[int, ...], dtype: DType) -> None:
+    """Raise torch's error if a result of this type cannot be stored in `x`."""
+    own = from_numpy_dtype(x._data.dtype)
+    if shape != x._data.shape:
+        raise RuntimeError(
+            f"output with shape {list(x._data.shape)} doesn't match the broadcast shape {list(shape)}"
+        )
+    if dtype.category > own.category:
+        raise RuntimeError(
+            f"result type {dtype.legacy_name} can't be cast to the desired output type {own.legacy_name}"
+        )
 
 
 def set_history(x: Tensor, value: Tensor) -> None:
@@ -216,6 +234,9 @@ def set_history(x: Tensor, value: Tensor) -> None:
             present(whole._grad_fn, "CopySlices", edges)
     bump_version(x)
     if recorded:
+        move_retained(target._grad_fn, target._output_nr, whole._grad_fn, whole._output_nr)
+        if base is not None:
+            move_retained(x._grad_fn, x._output_nr, None, 0)
         target._grad_fn = whole._grad_fn
         target._output_nr = whole._output_nr
         target._requires_grad = True

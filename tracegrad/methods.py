@@ -142,7 +142,8 @@ STRIDING = (
 ).split()
 LINALG = "matmul mm bmm mv dot vdot addmm outer ger inner".split()
 INDEXING = (
-    "gather scatter_add index_select take_along_dim index_add nonzero masked_select tril triu diag "
+    "gather scatter_add index_put index_fill index_copy masked_scatter "
+    "index_select take_along_dim index_add nonzero masked_select tril triu diag "
     "trace"
 ).split()
 CONVERSIONS = "to double long short type_as cpu cuda copy_ fill_ zero_ detach_".split()
@@ -155,7 +156,7 @@ IN_PLACE = (
     "masked_fill floor_divide remainder fmod div divide true_divide atan2 arctan2 lt less le less_equal gt "
     "greater ge greater_equal eq ne not_equal logical_not logical_and logical_or logical_xor bitwise_and "
     "bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift tril triu cumsum scatter_add "
-    "index_add addmm"
+    "index_add index_put index_fill index_copy masked_scatter addmm"
 ).split()
 
 # Those that torch offers as functions as well.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 import weakref
 from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
@@ -28,6 +29,9 @@ Edge = Any
 """A Node, a leaf Tensor, or None where nothing requires grad."""
 
 next_sequence = itertools.count().__next__
+
+NUMBERED = re.compile(r"Backward\d*$")
+"""The end of a record's name that torch leaves out in messages."""
 
 FREED_MESSAGE = (
     "Trying to backward through the graph a second time (or directly access saved tensors after they "
@@ -367,7 +371,9 @@ class OpNode(Node):
                 if counter is not None:
                     expected = 0 if versions is None else versions[len(operands)]
                     if counter.value != expected:
-                        raise modified_error(x._data, x._grad_fn, counter, expected, self)
+                        view = x._view is not None and not x._view[3]
+                        origin = x.grad_fn if view else x._grad_fn
+                        raise modified_error(x._data, origin, counter, expected, self, x._output_nr)
                 operands.append(x if differentiable else getattr(x, "_data", x))
         out: Any = self.saved_out
         if out is not None:
@@ -449,18 +455,44 @@ late_bound: dict[str, Callable[..., Any]] = {}
 :mod:`tracegrad.tensor`, which stands above this module."""
 
 
+def move_retained(old: Node | None, number: int, new: Node | None, new_number: int) -> None:
+    """A tensor that was output `number` of `old` got another record: what `retain_grad` asked for goes with it.
+
+    Args:
+        new: its record; None if the request ends here.
+    """
+    if old is None or old is new or old.hooks is None:
+        return
+    tensor = old.hooks.retained.pop(number, None)
+    if tensor is not None and new is not None:
+        new.hooks_made().retained[new_number] = tensor
+
+
 def modified_error(
-    array: Any, grad_fn: Node | None, counter: VersionCounter, expected: int, reader: Node
+    array: Any,
+    grad_fn: Node | None,
+    counter: VersionCounter,
+    expected: int,
+    reader: Node,
+    number: int = 0,
 ) -> RuntimeError:
-    """torch's error for a saved value that was changed in place, with both of the user's lines."""
+    """torch's error for a saved value that was changed in place, with both of the user's lines.
+
+    Args:
+        array: the value.
+        grad_fn, number: which output of which record it is.
+        reader: the record that saved it.
+    """
     dtype = from_numpy_dtype(array.dtype).legacy_name + "Tensor"
     shape = ", ".join(map(str, array.shape))
-    which = "" if grad_fn is None else f", which is output 0 of {grad_fn.name()},"
+    which = ""
+    if grad_fn is not None:
+        which = f", which is output {number} of {NUMBERED.sub('', grad_fn.name())},"
     message = (
         "one of the variables needed for gradient computation has been modified by an inplace "
         f"operation: [torch.{dtype} [{shape}]]{which} is at version {counter.value}; expected version "
         f"{expected} instead. Hint: enable anomaly detection to find the operation that failed to "
-        "compute its gradient, with torch.autograd.set_detect_anomaly(True)."
+        "compute its gradient, with torch.autograd.set_detect_anomaly(True, check_nan=False)."
     )
     if reader.location is not None:
         message += f"\nThe value was saved for the backward pass of {reader.name()} here:\n  "

@@ -372,6 +372,10 @@ class Tensor:
         counter = self._counter
         return 0 if counter is None else counter.value
 
+    def _is_view(self) -> bool:
+        """Whether this tensor shares the storage of another, with a history."""
+        return self._base is not None
+
     def _version_counter(self) -> VersionCounter:
         counter = self._counter
         if counter is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import enum
 import functools
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from tracegrad.ir.location import current_location
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.ops.arithmetic import zeros
 from tracegrad.ir.ops.strided import place_diagonal, place_windows
-from tracegrad.node import Node, OpNode, late_bound
+from tracegrad.node import NUMBERED, Node, OpNode, late_bound, move_retained
 from tracegrad.tensor import Tensor, is_lifted, new_tensor
 
 _slice = registered("slice")
@@ -84,6 +83,12 @@ def share_storage(
         state.trace.shares_storage(view)
 
 
+def disowned(out: Tensor) -> Tensor:
+    """A result that happens to be a view of an intermediate one, which nobody else has: no view to users."""
+    out._base = out._view = out._counter = None
+    return out
+
+
 def refresh_view(view: Tensor) -> None:
     """Renew the history of a view whose storage was changed in place since the view was recorded.
 
@@ -109,8 +114,10 @@ def refresh_view(view: Tensor) -> None:
         if parent._tangents:
             view._tangents = {level: op(t, **attrs) for level, t in parent._tangents.items()}
         if parent._requires_grad:
+            old, number = view._grad_fn, view._output_nr
             record(op, (parent,), attrs, view)
             view._output_nr = 0
+            move_retained(old, number, view._grad_fn, 0)
             shown_as(view, "AsStridedBackward0", parent)
 
 
@@ -156,7 +163,7 @@ def _rebase_error(view: Tensor, changed: str) -> RuntimeError:
     node, creation = view._grad_fn, view._view[3]
     output = ""
     if node is not None:
-        name = re.sub(r"Backward\d*$", "", node.name())
+        name = NUMBERED.sub("", node.name())
         output = f"Output {view._output_nr} of {name} is a view "
     if creation is Creation.INFERENCE:
         made = "of a view which was created in" if output else "A view was created in"
@@ -257,10 +264,11 @@ class PiecesNode(Node):
         self.outputs = len(shapes)
 
     def pull(self, ct: Any, needed: Sequence[bool], differentiable: bool) -> list[Any]:
-        like = next(c for c in ct if c is not None)
+        cts = ct if self.outputs != 1 else [ct]
+        like = next(c for c in cts if c is not None)
         parts = [
             zeros(like, shape=box) if c is None else c if c.shape == box else _reshape(c, shape=box)
-            for c, box in zip(ct, self.boxes, strict=True)
+            for c, box in zip(cts, self.boxes, strict=True)
         ]
         return [_concat(*parts, axis=self.axis)]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.grad_mode import state
-from tracegrad.inplace import apply_in_place, check_in_place, former, store
+from tracegrad.inplace import apply_in_place, check_in_place, check_stored, former, store
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import DType, bool_
 from tracegrad.ops.arguments import (
@@ -249,21 +249,30 @@ def add(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) ->
     )
 
 
-def sub(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
-    """``input - alpha * other``, as ``torch.sub``.
-
-    Raises:
-        RuntimeError: both operands are bool.
-    """
-    if (
-        isinstance(input, Tensor)
-        and input._data.dtype.kind == "b"
-        and (isinstance(other, bool) or (isinstance(other, Tensor) and other.dtype is bool_))
-    ):
+def _check_sub(input: Any, other: Any) -> None:
+    bools = [
+        x._data.dtype.kind == "b" if isinstance(x, Tensor) else isinstance(x, bool)
+        for x in (input, other)
+    ]
+    if all(bools):
         raise RuntimeError(
             "Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
             "`logical_xor()` operator instead."
         )
+    if any(bools):
+        raise RuntimeError(
+            "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to invert a "
+            "mask, use the `~` or `logical_not()` operator instead."
+        )
+
+
+def sub(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
+    """``input - alpha * other``, as ``torch.sub``.
+
+    Raises:
+        RuntimeError: an operand is bool.
+    """
+    _check_sub(input, other)
     if alpha == 1:
         return _sub(input, other, out=out)
     return write_out(
@@ -549,13 +558,27 @@ def in_place(function: Callable[..., Tensor], *, fill: bool = False) -> Callable
         check_in_place(self, given, fill=fill)
         operands = former(self, given)
         count = len(args) + 1
-        return store(
-            self, function(*operands[:count], **dict(zip(kwargs, operands[count:], strict=True)))
-        )
+        try:
+            named = dict(zip(kwargs, operands[count:], strict=True))
+            value = function(*operands[:count], **named)
+        except NotImplementedError:
+            _check_fit(self, args)
+            raise
+        return store(self, value)
 
     method.__name__ = method.__qualname__ = function.__name__ + "_"
     method.__doc__ = f"In-place form of ``{function.__name__}``. Returns the tensor itself."
     return method
+
+
+def _check_fit(x: Tensor, others: Sequence[Any]) -> None:
+    """Raise torch's error if what is computed from x and others fits into x neither by shape nor by dtype.
+
+    torch looks at that before it looks for a kernel.
+    """
+    shapes = [y._data.shape for y in others if isinstance(y, Tensor)]
+    shape = np.broadcast_shapes(x._data.shape, *shapes)
+    check_stored(x, shape, result_dtype(x, *others))
 
 
 def in_place_binary(op: Op, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -563,6 +586,8 @@ def in_place_binary(op: Op, function: Callable[..., Tensor]) -> Callable[..., Te
 
     @functools.wraps(function)
     def method(self: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
+        if function is sub:
+            _check_sub(self, other)
         if alpha != 1:
             other = _scaled(other, alpha)
         x, y = common_operands(self, other)

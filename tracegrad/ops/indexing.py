@@ -14,8 +14,8 @@ import numpy as np
 
 from tracegrad.dispatch import apply, composite, record, shown_as
 from tracegrad.grad_mode import by_value, state
-from tracegrad.inplace import bump_version, check_in_place, set_history, store
-from tracegrad.ir.op import registered
+from tracegrad.inplace import bump_version, check_in_place, check_part, set_history, store
+from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import bool_, int64
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import as_tensor_operand, canonical_dim, is_number, to_dtype
@@ -24,12 +24,14 @@ from tracegrad.ops.striding import at_position
 from tracegrad.ops.striding import diagonal as _diagonal
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, is_lifted, make_tensor, new_tensor
-from tracegrad.views import apply_view, check_rebase
+from tracegrad.views import apply_view, check_rebase, disowned
 
 _slice = registered("slice")
 _reshape = registered("reshape")
 _take = registered("take")
 _copy = registered("copy")
+_index_copy = registered("index_copy")
+_index_add = registered("index_add")
 _update = registered("slice_update")
 
 
@@ -174,6 +176,7 @@ def getitem(input: Tensor, key: Any) -> Tensor:
             raise IndexError(f"index {key} is out of bounds for dimension 0 with size {extent}")
         return at_position(input, 0, key)
     try:
+        key = _plain_key(key)
         index = parse_index(input, key)
         part = _basic(input, index)
         if index.advanced:
@@ -312,12 +315,24 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         _without_trace(_setitem, input, key, value)
 
 
+def _plain_key(key: Any) -> Any:
+    """The key with integers for 0-d integer tensors: they select, as in torch."""
+    if isinstance(key, tuple):
+        return tuple([_plain_key(item) if isinstance(item, Tensor) else item for item in key])
+    if isinstance(key, Tensor) and not key._data.ndim and key._data.dtype.kind in "iu":
+        return key if is_lifted(key) else int(key)
+    return key
+
+
 def _setitem(input: Tensor, key: Any, value: Any) -> None:
+    key = _plain_key(key)
     source = to_dtype(as_tensor_operand(value, input), input.dtype)
     recorded = state.grad and (input.requires_grad or source.requires_grad)
     if not by_value() and not recorded:
-        check_in_place(input)
-        _write(input, key, parse_index(input, key), source)
+        check_in_place(input, fill=True)
+        index = parse_index(input, key)
+        _check_value(input, index, value)
+        _write(input, key, index, source)
         bump_version(input)
         return
     if (
@@ -334,6 +349,7 @@ def _setitem(input: Tensor, key: Any, value: Any) -> None:
     index = parse_index(input, key)
     check_in_place(input, part=not index.advanced)
     if index.advanced:
+        _check_value(input, index, value)
         store(
             input,
             shown_as(_with_elements(input, index, source), "IndexPutBackward0", input, source),
@@ -351,12 +367,29 @@ def _setitem(input: Tensor, key: Any, value: Any) -> None:
         store(input, shown_as(_place(input, index, part), "CopySlices", input, source))
 
 
+def _check_value(x: Tensor, index: Index, value: Any) -> None:
+    """Raise torch's error if the value of an advanced assignment is a tensor of another dtype.
+
+    One value for a mask is exempt: torch fills then.
+    """
+    if not index.advanced or not isinstance(value, Tensor) or value.dtype is x.dtype:
+        return
+    if value._data.size == 1 and all(item.dtype is bool_ for _, item in index.advanced):
+        return
+    raise RuntimeError(
+        "Index put requires the source and destination dtypes match, got "
+        f"{x.dtype.legacy_name} for the destination and {value.dtype.legacy_name} for the source."
+    )
+
+
 def _write(x: Tensor, key: Any, index: Index, source: Tensor) -> None:
     """Let NumPy assign a part. Repeated positions: the last one wins."""
     items = key if isinstance(key, tuple) else (key,)
     place = tuple([item._data if isinstance(item, Tensor) else item for item in items])
     data = source._data
     try:
+        if not index.advanced:
+            check_part(x._data[place], x, source)
         x._data[place] = data
     except IndexError as error:
         raise IndexError(str(error).replace("for axis", "for dimension")) from None
@@ -365,15 +398,15 @@ def _write(x: Tensor, key: Any, index: Index, source: Tensor) -> None:
         raise
 
 
-def _with_elements(x: Tensor, index: Index, source: Tensor) -> Tensor:
-    """`x` with the elements of an advanced index replaced."""
+def _with_elements(x: Tensor, index: Index, source: Tensor, op: Op = _index_copy) -> Tensor:
+    """`x` with the elements of an advanced index replaced (or added to, where `op` is index_add)."""
     part = _basic(x, index)
     dims, linear, broadcast = _resolve(part, index)
     flat, place = _flattened(part, dims)
     rest = [n for d, n in enumerate(part._data.shape) if d not in dims]
     target = (*rest[:place], *broadcast, *rest[place:])
     operands = flat, _spread(linear, broadcast), _fit(source, target, advanced=True)
-    updated = apply(registered("index_copy"), operands, {"axis": place})
+    updated = apply(op, operands, {"axis": place})
     restored = _restore(updated, part, dims, place)
     whole = part._data.shape == x._data.shape and index.shape == x._data.shape and not index.flips
     return restored if whole else _place(x, index, restored)
@@ -424,6 +457,84 @@ def _restore(flat: Tensor, part: Tensor, dims: list[int], place: int) -> Tensor:
         return moved
     inverse = [order.index(d) for d in range(len(shape))]
     return permute(moved, inverse)
+
+
+@composite("IndexPutBackward0")
+def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
+    """`input` with the elements at ``input[indices]`` replaced by `values`, or with these added to them.
+
+    Where positions repeat the last one wins; added values add up.
+
+    Raises:
+        RuntimeError: `values` has another dtype, or does not broadcast to the elements.
+        IndexError: a position is out of bounds.
+    """
+    index = parse_index(input, tuple(indices))
+    _check_value(input, index, values)
+    source = to_dtype(values, input.dtype)
+    out = _with_elements(input, index, source, _index_add if accumulate else _index_copy)
+    return disowned(out)
+
+
+def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    """`input` with `value` at the positions in `index` along `dim`.
+
+    Raises:
+        RuntimeError: `value` is a tensor with dimensions.
+    """
+    if isinstance(value, Tensor) and value._data.ndim:
+        raise RuntimeError(
+            "index_fill_ only supports a 0-dimensional value tensor, but got tensor with "
+            f"{value._data.ndim} dimension(s)."
+        )
+    axis = canonical_dim(dim, input._data.ndim)
+    n = input._data.shape[axis] if input._data.ndim else 1
+    positions = reshape(to_dtype(index, int64), (-1, 1))
+    positions = _checked(ew.where(ew.lt(positions, 0), ew.add(positions, n), positions), n)
+    every = apply(registered("iota"), (), {"size": n, "dtype": int64})
+    hit = ew.eq(positions, every).any(0)
+    hit = reshape(hit, (n, *(1,) * (input._data.ndim - axis - 1)) if input._data.ndim else ())
+    name = "IndexFillBackward1" if isinstance(value, Tensor) else "IndexFillBackward0"
+    return shown_as(ew.masked_fill(input, hit, value), name, input, value)
+
+
+@composite("IndexCopyBackward0")
+def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """`input` with the slices of `source` at the positions in `index` along `dim`.
+
+    Raises:
+        RuntimeError: `source` has another dtype or shape.
+    """
+    axis = canonical_dim(dim, input._data.ndim)
+    if source.dtype is not input.dtype:
+        raise RuntimeError(
+            "index_copy_(): self and source expected to have the same dtype, but got (self) "
+            f"{input.dtype.legacy_name} and (source) {source.dtype.legacy_name}"
+        )
+    return apply(_index_copy, (input, to_dtype(index, int64), source), {"axis": axis})
+
+
+@composite("MaskedScatterBackward0")
+def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """`input` with elements of `source`, in order, where `mask` is true.
+
+    Raises:
+        RuntimeError: `source` has another dtype, or too few elements.
+    """
+    if source.dtype is not input.dtype:
+        raise RuntimeError(
+            "masked_scatter: expected self and source to have same dtypes but got "
+            f"{input.dtype.legacy_name} and {source.dtype.legacy_name}"
+        )
+    shape = np.broadcast_shapes(input._data.shape, mask._data.shape)
+    whole, where = expand(input, shape), expand(mask, shape)
+    count = int(where.sum())
+    if count > source._data.size:
+        raise RuntimeError(
+            "masked_scatter: expected self and source to have same number of elements"
+        )
+    taken = getitem(reshape(source, (-1,)), slice(count))
+    return _with_elements(whole, parse_index(whole, where), taken)
 
 
 def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:

@@ -293,7 +293,7 @@ def expand_as(input: Tensor, other: Tensor) -> Tensor:
 def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
     """All tensors expanded to their common shape."""
     shape = np.broadcast_shapes(*(x._data.shape for x in tensors))
-    return tuple(expand(x, shape) for x in tensors)
+    return tuple(x if x._data.shape == shape else expand(x, shape) for x in tensors)
 
 
 def contiguous(input: Tensor, memory_format: Any = None) -> Tensor:

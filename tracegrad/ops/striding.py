@@ -299,9 +299,10 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
 
 def _strided_view(op: Any, x: Tensor, attrs: dict[str, Any]) -> Tensor:
     """Apply an op whose result always shares the storage."""
+    if is_lifted(x):
+        return apply_view(op, x, attrs)
     out = apply(op, (x,), attrs)
-    if not is_lifted(out):
-        share_storage(out, x, op, attrs)
+    share_storage(out, x, op, attrs)
     return out
 
 
@@ -397,8 +398,6 @@ def view_as_dtype(input: Tensor, dtype: DType) -> Tensor:
     Raises:
         RuntimeError: the sizes of the dtypes differ, and the layout does not allow it.
     """
-    if dtype is input.dtype:
-        return apply_view(_reshape, input, {"shape": input._data.shape})
     data, old, new = input._data, input.dtype.itemsize, dtype.itemsize
     words = f"to view {input.dtype.legacy_name} as {dtype.legacy_name} (different element sizes)"
     if old != new:
