@@ -476,6 +476,7 @@ def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
     return disowned(out)
 
 
+@reported("aten::index_fill")
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """`input` with `value` at the positions in `index` along `dim`.
 
