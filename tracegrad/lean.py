@@ -2,10 +2,10 @@
 
 A tensor is *plain* if it is no view and holds an array of floats. Its type is in ``Tensor._plain`` then. Types are
 shared objects; so where two of them are the same object, nothing has to be converted or broadcast, and the result
-has that type too. :func:`unary` and :func:`binary` make functions for one op that do exactly what
+has that type too. :func:`binary` makes a function for one op that does exactly what
 :func:`tracegrad.dispatch.apply` does, with all that depends on the op worked out beforehand. What is not as simple,
-they leave to a general function that they are given. They are lean by construction, and long for that reason: each
-turn in them is paid for by every operation of every eager program.
+it leaves to a general function that it is given. It is lean by construction, and long for that reason: each turn in
+it is paid for by every operation of every eager program.
 """
 
 from __future__ import annotations
