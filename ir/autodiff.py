@@ -5,7 +5,7 @@ eager ``backward()`` runs it over the records that eager ops left behind. Both a
 (:meth:`Op.pull`), so a derivative rule is written once.
 
 Zero times infinity is NaN, as in PyTorch: a branch that `where` did not take receives a cotangent of exactly
-zero, which an infinite partial further up turns into NaN.
+zero, which an infinite partial further up turns into NaN; unless :mod:`.exactness` is on.
 """
 
 from __future__ import annotations

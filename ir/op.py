@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .errors import NoBatchingRuleError, NoDerivativeError
+from .exactness import exactness
 from .types import Shape, TensorType, broadcast_shapes, dtype_of, type_of
 
 Kind = Literal["pointwise", "linear", "bilinear", "primitive", "nullary"]
@@ -236,6 +237,8 @@ class Op:
         if rule is None:
             return None
         result = rule.pull(ct, out, operands, types, attrs)
+        if exactness.on and self.kind == "pointwise":
+            result = _kept_zero(ct, result)
         return result if types is None else unbroadcast(result, types[index].shape)
 
     def push(
@@ -271,6 +274,8 @@ class Op:
                 types = [None if isinstance(x, (int, float)) else type_of(x) for x in operands]
                 # A pointwise map is diagonal: its vjp and its jvp are the same.
                 term = rule.pull(tangent, out, operands, types, attrs)
+                if exactness.on:
+                    term = _kept_zero(tangent, term)
             total = term if total is None else total + term
         if total is None:
             return None
@@ -344,6 +349,15 @@ def _scale(ct: Any, partial: Any) -> Any:
         if partial == 0:  # Exactly zero, also where the cotangent is not finite.
             return registered("zeros")(ct, shape=tuple(ct.shape))
     return ct * partial
+
+
+def _kept_zero(ct: Any, product: Any) -> Any:
+    """The product of a cotangent (or tangent) and a partial, but zero where only an infinite partial makes it NaN."""
+    if product is ct:
+        return product
+    where, eq, ne = registered("where"), registered("eq"), registered("ne")
+    undefined = registered("bit_and")(eq(ct, 0.0), ne(product, product))
+    return where(undefined, 0.0, product)
 
 
 def unbroadcast(ct: Any, shape: Shape) -> Any:

@@ -184,7 +184,7 @@ class CompiledFunction:
             stats.eager += 1
             return self._function(*args, **kwargs)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        key = spec, tuple([_leaf_key(leaf) for leaf in leaves])
+        key = spec, tuple([_leaf_key(leaf) for leaf in leaves]), state.exact
         missed = False
         if stats.native != self._native_before:  # Calls by the fast way reset the counts as well.
             self._missed_in_a_row = self._traced_in_a_row = 0
@@ -264,7 +264,7 @@ class CompiledFunction:
         for number, tensor in enumerate(tensors):
             tensor._renew()
             trace.argument(tensor, number)
-        grad_enabled = state.grad
+        grad_enabled, exact = state.grad, state.exact
         self.stats.traces += 1
         begin = time.perf_counter()
         state.trace = trace
@@ -276,7 +276,7 @@ class CompiledFunction:
             tracing.active[0] -= 1
             state.trace = None
         try:
-            if state.grad is not grad_enabled:
+            if state.grad is not grad_enabled or state.exact is not exact:
                 raise RefusedError("it changes the grad mode")
             _check_arguments(args, kwargs, key[0], leaves)
             containers = list(pytree.containers((args, kwargs)))
@@ -359,7 +359,7 @@ class CompiledFunction:
     def _prefer(self, variant: Variant) -> None:
         """Try this variant first at the next call, by its fast call, and the latest others after it."""
         call = variant.call
-        if call is not None:
+        if call is not None and not state.exact:  # Fast calls do not ask for rare modes.
             variant.known_hooks[0] = hooks_added[0]
             others = [other for other in self._calls if other is not call]
             self._calls = (call, *others[: MAX_FAST_CALLS - 1])

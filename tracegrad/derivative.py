@@ -17,7 +17,7 @@ import numpy as np
 
 from tracegrad.dispatch import apply
 from tracegrad.grad_mode import state
-from tracegrad.ir.autodiff import sweep
+from tracegrad.ir.autodiff import append_adjoint, sweep
 from tracegrad.ir.builder import GraphBuilder
 from tracegrad.ir.graph import Graph
 from tracegrad.ir.graph import Node as Value
@@ -96,6 +96,7 @@ class Joint(NamedTuple):
         roots: per root the step at which a sweep starts.
         stopped: primal values through which no derivative flows.
         name: of the record of the first root.
+        exact: whether `exact_where` was on.
     """
 
     graph: Graph
@@ -105,6 +106,7 @@ class Joint(NamedTuple):
     roots: list[int]
     stopped: frozenset[Value]
     name: str
+    exact: bool
 
 
 class CannotDifferentiateError(Exception):
@@ -182,6 +184,7 @@ def differentiate(trace: Trace, roots: Sequence[Tensor]) -> Joint:
         *_steps(trace, records, roots, {target: k for k, target in enumerate(targets)}),
         stopped,
         name,
+        state.exact,
     )
 
 
@@ -344,6 +347,8 @@ class Derivative:
         self.outputs = outputs
         self._compile = compile_program
         primal = program.graph.outputs
+        self._roots = [primal[number] for number in outputs]
+        self._otherwise: Graph | None = None
         both = optimize(
             joint.graph.replace(name=program.graph.name, outputs=[*primal, *joint.graph.outputs])
         )
@@ -404,6 +409,24 @@ class Derivative:
         cotangents = graph.inputs[len(graph.inputs) - len(self.joint.roots) :]
         return without(graph, cotangents, {cotangents[k] for k in absent})
 
+    def _joint_graph(self) -> Graph:
+        """The joint graph with the zeros of the present mode; see `exact_where`."""
+        joint = self.joint
+        graph = joint.graph
+        if state.exact is joint.exact:
+            return graph
+        if self._otherwise is None:
+            seeds = graph.inputs[len(graph.inputs) - len(joint.roots) :]
+            wrt = [graph.inputs[number] for number in joint.wrt]
+            extended, found = append_adjoint(graph, self._roots, wrt, seeds, joint.stopped)
+            builder = GraphBuilder(extended)
+            gradients = [
+                builder.full(x.shape, 0, x.dtype) if ct is None else ct
+                for x, ct in zip(wrt, found, strict=True)
+            ]
+            self._otherwise = extended.replace(outputs=gradients)
+        return self._otherwise
+
     def _zeros(self, root: int) -> np.ndarray:
         type = self.type_of_root(root)
         return np.zeros(type.shape, type.dtype.np)
@@ -418,10 +441,10 @@ class Derivative:
     ) -> list[Tensor | None]:
         """The gradients as Tensors that can be differentiated again."""
         absent = frozenset(k for k, ct in enumerate(cotangents) if ct is None)
-        key = absent, tuple(needed)
+        key = absent, tuple(needed), state.exact
         prepared = self._replayed.get(key)
         if prepared is None:
-            graph, there = self._with(self.joint.graph, absent)
+            graph, there = self._with(self._joint_graph(), absent)
             wanted = [known and asked for known, asked in zip(there, needed, strict=True)]
             outputs = [node for node, used in zip(graph.outputs, wanted, strict=True) if used]
             reachable = graph.reachable_from(outputs)
@@ -624,6 +647,10 @@ class CompiledBackward(Node):
         derivative = self.derivative
         if differentiable:
             return list(derivative.replay(self._inputs(), cts, needed))
+        if state.exact is not derivative.joint.exact:
+            seeds = [None if c is None else new_tensor(np.asarray(c)) for c in cts]
+            found = derivative.replay(self._inputs(), seeds, needed)
+            return [None if g is None else g._data for g in found]
         arrays = [None if c is None else np.asarray(c) for c in cts]
         gradients = derivative.run_backward(self.residuals, arrays)
         return [g if wanted else None for g, wanted in zip(gradients, needed, strict=True)]

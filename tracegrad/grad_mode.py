@@ -8,6 +8,7 @@ as well, and `apply_watched` in :mod:`tracegrad.dispatch` is where the mode is a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import threading
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from tracegrad.ir import events
+from tracegrad.ir.exactness import exactness
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,6 +53,7 @@ class ModeState(threading.local):
         watched: whether a rare mode is on in this thread, or somebody listens to the events of all threads.
         trace: the :class:`tracegrad.tracing.Trace` that records every operation, or None.
         levels: the :mod:`tracegrad.levels` that are going on, outermost first.
+        exact: whether `exact_where` is on; rare, since compiled code depends on it.
         task: the backward pass that is running, a :class:`tracegrad.autograd.engine.GraphTask`, or None.
     """
 
@@ -61,9 +64,10 @@ class ModeState(threading.local):
     watched: bool = False
     trace: Any = Rare()
     levels: Any = Rare()
+    exact: Any = Rare()
 
     def __init__(self) -> None:
-        self.__dict__.update(dict.fromkeys(Rare.names), levels=())
+        self.__dict__.update(dict.fromkeys(Rare.names), levels=(), exact=False)
 
     def rare(self) -> bool:
         """Whether a rare mode is on in this thread."""
@@ -191,6 +195,37 @@ class set_grad_enabled(_GradMode):  # noqa: N801
     def __call__(self, function: F) -> F:
         state.grad = self._before
         return super().__call__(function)
+
+
+class exact_where(contextlib.ContextDecorator):  # noqa: N801 (named like the other modes)
+    """Gradients that are exactly zero through a branch that ``where`` did not take. Context manager and decorator.
+
+    By default, as in torch, ``where(x > 0, x.sqrt(), 0.0)`` has a gradient of NaN at 0: the branch that was not
+    taken gets a gradient of zero, which the infinite derivative of the square root turns into NaN. Inside this
+    context, an element of a gradient (or of a tangent) that is exactly zero stays zero through every pointwise
+    operation, as if the branch had not been there. Gradients that are not zero are the same as ever, and so
+    are higher derivatives.
+
+    What counts is where derivatives are computed, not where the function ran: put ``backward()``,
+    ``autograd.grad``, ``func.grad``, ``jvp``, ... inside. It holds for this thread. Operations that mix elements
+    (matrix products, ``prod``) still compute zero times infinity as NaN.
+    """
+
+    def __init__(self, mode: bool = True) -> None:
+        self._mode = bool(mode)
+        self._previous: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._previous.append(exactness.on)
+        exactness.on = state.exact = self._mode
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        exactness.on = state.exact = self._previous.pop()
 
 
 def is_grad_enabled() -> bool:

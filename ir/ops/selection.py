@@ -31,7 +31,7 @@ def _where_samples(rng: np.random.Generator) -> Iterator[Sample]:
 
 
 # The branch that is not taken gets a cotangent of exactly zero here; a zero times an infinite partial further
-# up is NaN all the same, as in torch.
+# up is NaN all the same, as in torch, unless tracegrad.ir.exactness is on.
 where: Op = pointwise(
     "where",
     operands=("condition", "x", "y"),

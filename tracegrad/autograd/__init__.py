@@ -11,7 +11,7 @@ from typing import Any
 from tracegrad.autograd import graph
 from tracegrad.autograd.anomaly import detect_anomaly, set_detect_anomaly
 from tracegrad.autograd.backward import backward, grad
-from tracegrad.grad_mode import enable_grad, inference_mode, no_grad, set_grad_enabled
+from tracegrad.grad_mode import enable_grad, exact_where, inference_mode, no_grad, set_grad_enabled
 from tracegrad.tensor import Tensor
 
 Variable = Tensor
@@ -21,6 +21,7 @@ __all__ = [
     "backward",
     "detect_anomaly",
     "enable_grad",
+    "exact_where",
     "grad",
     "graph",
     "inference_mode",
