@@ -252,12 +252,17 @@ def set_history(x: Tensor, value: Tensor) -> None:
                 trace.store(base, whole)
 
 
-def _tangents_after(x: Tensor, value: Tensor) -> dict[Any, Tensor] | None:
+def _tangents_after(x: Tensor, value: Tensor) -> dict[Any, Any] | None:
     """The tangents of `x` when it was overwritten with `value`: zeros where `value` has none."""
     before, after = x._tangents, value._tangents
     if not before:
         return after
-    return {level: zeros(t, shape=tuple(t.shape)) for level, t in before.items()} | (after or {})
+    none = {
+        level: level.tangent(zeros(t.value, shape=tuple(t.value.shape)))
+        for level, t in before.items()
+        if t.value is not None
+    }
+    return none | (after or {})
 
 
 def overwritten(x: Tensor, value: Tensor) -> Tensor:

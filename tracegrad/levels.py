@@ -16,6 +16,7 @@ compiler compiles. The idea of one interpreter per level is functorch's (He, Zou
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -223,6 +224,15 @@ class BatchLevel(LiftingLevel):
         return physical if batched else physical.expand(self.size, *physical.shape)
 
 
+class Tangent:
+    """A tangent, for as long as its level goes on: records keep tensors that carried one for longer."""
+
+    __slots__ = ("__weakref__", "value")
+
+    def __init__(self, value: Tensor) -> None:
+        self.value: Tensor | None = value
+
+
 class DualLevel(Level):
     """Forward mode: ``func.jvp``, ``autograd.forward_ad``.
 
@@ -233,6 +243,19 @@ class DualLevel(Level):
     def __init__(self, *, by_user: bool = False) -> None:
         super().__init__()
         self.by_user = by_user
+        self._given: weakref.WeakSet[Tangent] = weakref.WeakSet()
+
+    def __exit__(self, *exc_info: Any) -> None:
+        super().__exit__(*exc_info)
+        for tangent in self._given:
+            tangent.value = None
+        self._given.clear()
+
+    def tangent(self, value: Tensor) -> Tangent:
+        """What a tensor carries, to be put into its ``_tangents``."""
+        made = Tangent(value)
+        self._given.add(made)
+        return made
 
     def attach(self, primal: Tensor, tangent: Tensor) -> Tensor:
         """A view of `primal` that carries a tangent."""
@@ -242,14 +265,14 @@ class DualLevel(Level):
             )
         check_tangent(primal, tangent)
         dual = primal.view_as(primal)
-        dual._tangents = {**(primal._tangents or {}), self: tangent}
+        dual._tangents = {**(primal._tangents or {}), self: self.tangent(tangent)}
         return dual
 
     def tangent_of(self, x: Tensor) -> Tensor | None:
         """The tangent that `x` carries at this level."""
         x._renew()
-        tangents = x._tangents
-        return None if tangents is None else tangents.get(self)
+        carried = None if x._tangents is None else x._tangents.get(self)
+        return None if carried is None else carried.value
 
     def without_tangent(self, x: Tensor) -> Tensor:
         """`x` as it is outside of this level; itself if it carries no tangent."""
@@ -279,7 +302,7 @@ class DualLevel(Level):
         if tangent is not None:
             if out._tangents is None:
                 out._tangents = {}
-            out._tangents[self] = tangent
+            out._tangents[self] = self.tangent(tangent)
 
 
 def check_tangent(primal: Tensor, tangent: Tensor) -> None:

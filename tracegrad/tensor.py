@@ -91,7 +91,7 @@ class Tensor:
     # What few tensors have lives in __dict__ when it is set, so that making a tensor stays cheap.
     _hooks: LeafHooks | None = None
     _accumulator_ref: Any = None
-    _tangents: dict[Any, Tensor] | None = None
+    _tangents: dict[Any, Any] | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Tensor:
         if not args:
@@ -529,7 +529,7 @@ class Tensor:
             grad_fn_name=None if node is None else node.name(),
             default_float=default_float().np,
         )
-        tangents = [t for level, t in (self._tangents or {}).items() if level in state.levels]
+        tangents = [t.value for t in (self._tangents or {}).values() if t.value is not None]
         return f"{text[:-1]}, tangent={tangents[-1]!r})" if tangents else text
 
     def _repr_at_level(self) -> str:

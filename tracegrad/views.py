@@ -102,7 +102,7 @@ def refresh_view(view: Tensor) -> None:
         if view._version == view._view_version:
             break
         base = view._base
-        if view._grad_fn is None and not base._requires_grad and not base._tangents:
+        if view._grad_fn is None and not base._requires_grad and not _carries(base):
             break
         if view._view[3]:
             raise _rebase_error(view, "its base or another view of its base has been")
@@ -111,14 +111,23 @@ def refresh_view(view: Tensor) -> None:
     for view in reversed(stale):
         parent, op, attrs, _ = view._view
         view._view_version = view._version
-        if parent._tangents:
-            view._tangents = {level: op(t, **attrs) for level, t in parent._tangents.items()}
+        if _carries(parent):
+            view._tangents = {
+                level: level.tangent(op(t.value, **attrs))
+                for level, t in parent._tangents.items()
+                if t.value is not None
+            }
         if parent._requires_grad:
             old, number = view._grad_fn, view._output_nr
             record(op, (parent,), attrs, view)
             view._output_nr = 0
             move_retained(old, number, view._grad_fn, 0)
             shown_as(view, "AsStridedBackward0", parent)
+
+
+def _carries(x: Tensor) -> bool:
+    """Whether `x` carries a tangent of a level that is going on."""
+    return x._tangents is not None and any(t.value is not None for t in x._tangents.values())
 
 
 def renew_for_writing(view: Tensor) -> None:
