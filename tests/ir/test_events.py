@@ -30,7 +30,7 @@ def test_silence() -> None:
 
 def test_fields(heard: list[events.Event]) -> None:
     assert events.active
-    events.record(events.OP, "aten::sin", 5, 9, [(2, 3)], None, 7, note="x")
+    events.record(events.OP, "aten::sin", 5, 9, [(2, 3)], None, 7, {"note": "x"})
     me = threading.get_ident()
     assert heard == [("op", "aten::sin", 5, 9, me, [(2, 3)], None, 7, {"note": "x"})]
 

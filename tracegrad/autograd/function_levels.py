@@ -235,7 +235,7 @@ def _push(
             if tangent is not None:
                 check_tangent(out, tangent)
                 _check_sharing(out, tangent, args, tangents, versions)
-                known[level] = tangent
+                known[level] = level.tangent(tangent)
             out._tangents = known or None
 
 
