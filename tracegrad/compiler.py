@@ -175,6 +175,9 @@ class CompiledFunction:
         stats = self.stats
         if state.trace is not None or state.levels:
             return self._function(*args, **kwargs)  # Part of a larger trace, or of a transform.
+        if state.saved_hooks is not None:
+            stats.eager += 1
+            return self._function(*args, **kwargs)  # The hooks want each tensor that is saved.
         if self._eager_because is not None or config.disable_jit.get():
             stats.eager += 1
             return self._function(*args, **kwargs)

@@ -30,6 +30,7 @@ from tracegrad.node import (
     present,
 )
 from tracegrad.reporting import call_reported, name_of_composite, report_op
+from tracegrad.saved import pack_record
 from tracegrad.tensor import Tensor, new_tensor
 
 NO_ATTRS: dict[str, Any] = {}
@@ -133,6 +134,8 @@ def apply_plain(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tenso
     out = new_tensor(data)
     if needs_grad and state.grad and data.dtype.kind == "f":
         record(op, operands, attrs, out)
+        if state.saved_hooks is not None and isinstance(out._grad_fn, OpNode):
+            pack_record(out._grad_fn, out)
     if trace is not None:
         trace.record(op, operands, attrs, out)
     if listening:

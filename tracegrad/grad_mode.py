@@ -12,6 +12,7 @@ import contextlib
 import functools
 import inspect
 import threading
+import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
@@ -50,21 +51,27 @@ class ModeState(threading.local):
     Attributes:
         grad: whether operations on tensors that require grad are recorded.
         check_nan: whether the backward pass stops at NaN.
+        multithreading: what `set_multithreading_enabled` was told. The backward pass runs in one thread anyway.
         watched: whether a rare mode is on in this thread, or somebody listens to the events of all threads.
         trace: the :class:`tracegrad.tracing.Trace` that records every operation, or None.
         levels: the :mod:`tracegrad.levels` that are going on, outermost first.
         exact: whether `exact_where` is on; rare, since compiled code depends on it.
+        saved_hooks: the pair of hooks that pack and unpack saved tensors (see :mod:`tracegrad.saved`), or None.
+        saved_hooks_disabled: why there must be none: the message of the error; or None.
         task: the backward pass that is running, a :class:`tracegrad.autograd.engine.GraphTask`, or None.
     """
 
     grad: bool = True
     check_nan: bool = False
     task: Any = None
+    multithreading: bool = True
     # Of the class: the events' part, for all threads. A thread of which a rare mode is on has its own True.
     watched: bool = False
     trace: Any = Rare()
     levels: Any = Rare()
     exact: Any = Rare()
+    saved_hooks: Any = Rare()
+    saved_hooks_disabled: str | None = None
 
     def __init__(self) -> None:
         self.__dict__.update(dict.fromkeys(Rare.names), levels=(), exact=False)
@@ -108,6 +115,14 @@ class _GradMode:
         state.grad = self._previous.pop()
 
     def __call__(self, function: F) -> F:
+        if inspect.isclass(function):
+            warnings.warn(
+                "Decorating classes is deprecated and will be disabled in future versions. You should only "
+                "decorate functions or methods. To preserve the current behavior of class decoration, you can "
+                "directly decorate the `__init__` method and nothing else.",
+                FutureWarning,
+                stacklevel=2,
+            )
         if inspect.isgeneratorfunction(function):
             return self._wrap_generator(function)
 
@@ -184,9 +199,10 @@ class set_grad_enabled(_GradMode):  # noqa: N801
 
     def __init__(self, mode: bool) -> None:
         super().__init__()
-        self._mode = bool(mode)
+        _check_mode("set_grad_enabled", mode)
+        self._mode = mode
         self._before = state.grad
-        state.grad = self._mode
+        state.grad = mode
 
     def __enter__(self) -> None:
         self._previous.append(self._before)
@@ -195,6 +211,31 @@ class set_grad_enabled(_GradMode):  # noqa: N801
     def __call__(self, function: F) -> F:
         state.grad = self._before
         return super().__call__(function)
+
+    def __repr__(self) -> str:
+        return f"tracegrad.autograd.grad_mode.set_grad_enabled(mode={self._mode})"
+
+
+class set_multithreading_enabled:  # noqa: N801
+    """Accepted for torch's sake: the backward pass runs in the thread that asks for it, whatever `mode` is."""
+
+    def __init__(self, mode: bool) -> None:
+        _check_mode("set_multithreading_enabled", mode)
+        self._before = state.multithreading
+        state.multithreading = mode
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        state.multithreading = self._before
+
+
+def _check_mode(function: str, mode: Any) -> None:
+    if not isinstance(mode, bool):
+        raise TypeError(
+            f"{function}(): argument 'enabled' (position 1) must be bool, not {type(mode).__name__}"
+        )
 
 
 class exact_where(contextlib.ContextDecorator):  # noqa: N801 (named like the other modes)

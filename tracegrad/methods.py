@@ -58,6 +58,9 @@ def _tensor_backward(
     backward(self, gradient, retain_graph, create_graph, inputs=inputs)
 
 
+_tensor_backward.__qualname__ = "Tensor.backward"  # For Python's own errors about its arguments.
+
+
 def _operator(function: Callable[..., Any], op: Op | None = None) -> Callable[..., Any]:
     """An operator that leaves unknown types to the other operand.
 

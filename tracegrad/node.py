@@ -72,6 +72,11 @@ class RemovableHandle:
         self._hooks = hooks
         self._key = key
 
+    @property
+    def id(self) -> int:
+        """The hook's number; later ones are larger."""
+        return self._key
+
     def remove(self) -> None:
         self._hooks.pop(self._key, None)
 
@@ -326,7 +331,8 @@ class OpNode(Node):
     Attributes:
         op, attrs: what was applied.
         types: types of the operands (None for numbers); None if the rules do not need them.
-        saved: the operands that the rule reads, as Tensors or numbers; None after release.
+        saved: the operands that the rule reads, as Tensors or numbers; None after release. With hooks on saved
+            tensors, a :class:`tracegrad.saved.PackedValues`, for the result as well.
         versions: the version of each saved Tensor when it was saved; None if all were 0.
         saved_out: the result's array, if the rule reads it.
         out_counter: the version counter of `saved_out`; None as long as nobody could have changed it.
@@ -337,7 +343,7 @@ class OpNode(Node):
     op: Op
     attrs: dict[str, Any]
     types: tuple[Any, ...] | None
-    saved: tuple[Any, ...] | None
+    saved: Any
     versions: tuple[int, ...] | None
     saved_out: np.ndarray | None
     out_counter: VersionCounter | None
@@ -357,8 +363,11 @@ class OpNode(Node):
 
     def pull(self, ct: Any, needed: Sequence[bool], differentiable: bool) -> list[Any]:
         saved = self.saved
-        if saved is None:
-            raise RuntimeError(FREED_MESSAGE)
+        out: Any = self.saved_out
+        if saved.__class__ is not tuple:
+            if saved is None:
+                raise RuntimeError(FREED_MESSAGE)
+            saved, out = saved.unpack(self)
         versions = self.versions
         operands: Any = saved
         if saved:
@@ -375,7 +384,6 @@ class OpNode(Node):
                         origin = x.grad_fn if view else x._grad_fn
                         raise modified_error(x._data, origin, counter, expected, self, x._output_nr)
                 operands.append(x if differentiable else getattr(x, "_data", x))
-        out: Any = self.saved_out
         if out is not None:
             if self.out_counter is not None and self.out_counter.value:
                 raise modified_error(out, self, self.out_counter, 0, self)
@@ -394,22 +402,41 @@ class OpNode(Node):
             self.saved_out = None
 
     def __getattr__(self, name: str) -> Any:
-        """``_saved_self``, ``_saved_other``, ``_saved_result``, as torch names what a record keeps."""
-        if not name.startswith("_saved_"):
+        """``_saved_self``, ``_saved_other``, ``_saved_result``, as torch names what a record keeps.
+
+        ``_raw_saved_self`` and so on are the same as objects on which hooks can be set.
+        """
+        raw = name.startswith("_raw_saved_")
+        if not (raw or name.startswith("_saved_")):
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
         if self.saved is None:
             raise RuntimeError(FREED_MESSAGE)
-        if name == "_saved_result" and self.saved_out is not None:
-            return late_bound["rebuild_output"](self.saved_out, self)
-        position = {
-            "_saved_self": 0,
-            "_saved_other": 1,
-            "_saved_" + (self.op.operands or ("",))[0]: 0,
-        }
-        index = position.get(name)
-        if index is None or index >= len(self.saved) or self.saved[index] is None:
+        values = self.saved
+        packed = values.__class__ is not tuple
+        index = self._index_of_saved(name.removeprefix("_raw").removeprefix("_saved_"))
+        out = values.out if packed else self.saved_out
+        if index is None and out is None:
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
-        return self.saved[index]
+        if raw:
+            return late_bound["saved_tensor"](self, index)
+        if index is not None:
+            return values.operand(index) if packed else values[index]
+        return late_bound["rebuild_output"](values.unpack(self)[1] if packed else out, self)
+
+    def _index_of_saved(self, name: str) -> int | None:
+        """Which operand torch calls `name`; None for the result.
+
+        Raises:
+            AttributeError: none of those that were saved.
+        """
+        if name == "result":
+            return None
+        names = {"self": 0, "other": 1, (self.op.operands or ("",))[0]: 0}
+        index = names.get(name)
+        values = self.saved if self.saved.__class__ is tuple else self.saved.operands
+        if index is None or index >= len(values) or values[index] is None:
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '_saved_{name}'")
+        return index
 
 
 _new = object.__new__
@@ -452,7 +479,7 @@ def new_op_node(
 
 late_bound: dict[str, Callable[..., Any]] = {}
 """``rebuild_output(array, node)`` makes a Tensor of a saved result, with its record as grad_fn. Filled in by
-:mod:`tracegrad.tensor`, which stands above this module."""
+:mod:`tracegrad.tensor`, which stands above this module; ``saved_tensor`` by :mod:`tracegrad.saved`."""
 
 
 def move_retained(old: Node | None, number: int, new: Node | None, new_number: int) -> None:

@@ -11,7 +11,14 @@ from typing import Any
 from tracegrad.autograd import graph
 from tracegrad.autograd.anomaly import detect_anomaly, set_detect_anomaly
 from tracegrad.autograd.backward import backward, grad
-from tracegrad.grad_mode import enable_grad, exact_where, inference_mode, no_grad, set_grad_enabled
+from tracegrad.grad_mode import (
+    enable_grad,
+    exact_where,
+    inference_mode,
+    no_grad,
+    set_grad_enabled,
+    set_multithreading_enabled,
+)
 from tracegrad.tensor import Tensor
 
 Variable = Tensor
@@ -28,6 +35,7 @@ __all__ = [
     "no_grad",
     "set_detect_anomaly",
     "set_grad_enabled",
+    "set_multithreading_enabled",
 ]
 
 _LATE = {"Function": "function", "gradcheck": "differences", "gradgradcheck": "differences"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ import numpy as np
 from tracegrad.autograd import engine
 from tracegrad.autograd.batched import batched_gradients
 from tracegrad.grad_mode import state
+from tracegrad.ir.types import from_numpy_dtype
+from tracegrad.node import GradientEdge
 from tracegrad.reporting import reported
+from tracegrad.size import Size
 from tracegrad.tensor import Tensor, new_tensor
 
 _UNUSED = (
@@ -20,66 +24,111 @@ _UNUSED = (
 )
 
 
+Root = Tensor | GradientEdge
+"""What can be differentiated, and what with respect to."""
+
+
 def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return (value,) if isinstance(value, Tensor) or value is None else tuple(value)
+    return (value,) if isinstance(value, (Tensor, GradientEdge)) or value is None else tuple(value)
+
+
+def _as_inputs(inputs: Any, function: str) -> tuple[Any, ...]:
+    """The inputs as a tuple. Raises what torch raises for those that are none."""
+    if type(inputs) is dict:
+        chosen = tuple(inputs.values())
+    elif isinstance(inputs, Mapping):
+        raise TypeError(
+            f"`inputs` argument to `{function}()` must be a dict, not {type(inputs).__name__}. Other Mapping types "
+            "are not supported."
+        )
+    else:
+        chosen = _as_tuple(inputs)
+    if not chosen:
+        raise RuntimeError(f"`inputs` argument to `{function}()` cannot be empty.")
+    for x in chosen:
+        if not isinstance(x, (Tensor, GradientEdge)):
+            raise RuntimeError(
+                f"all inputs have to be Tensors or GradientEdges, but got {type(x).__name__}"
+            )
+    return chosen
+
+
+def _type_of(root: Root) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of the gradient with respect to a tensor, or at an edge."""
+    if isinstance(root, Tensor):
+        return root._data.shape, root._data.dtype
+    known = root.node._input_metadata[root.output_nr]
+    if known is None:
+        raise RuntimeError(
+            "The shape of the gradient at this edge is not known.\nMake it with "
+            "`tracegrad.autograd.graph.get_gradient_edge(tensor)`."
+        )
+    return tuple(known.shape), known.dtype.np
 
 
 @reported("aten::ones_like")
-def _ones_like(output: Tensor) -> Tensor:
-    return new_tensor(np.ones(output._data.shape, output._data.dtype))
+def _ones(shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
+    return new_tensor(np.ones(shape, dtype))
 
 
-def _seeds(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[Tensor]:
+def _seeds(outputs: Sequence[Root], gradients: Sequence[Tensor | None]) -> list[Tensor]:
     """The cotangents to start with; ones for scalar outputs."""
     seeds = []
-    for output, gradient in zip(outputs, gradients, strict=True):
+    for position, (output, gradient) in enumerate(zip(outputs, gradients, strict=False)):
+        if not isinstance(output, (Tensor, GradientEdge)):
+            raise AssertionError("Expected output to be a torch.Tensor")
         if gradient is None:
-            if output.requires_grad and output.numel() != 1:
+            shape, dtype = _type_of(output)
+            if math.prod(shape) != 1 and (not isinstance(output, Tensor) or output.requires_grad):
                 raise RuntimeError("grad can be implicitly created only for scalar outputs")
-            gradient = _ones_like(output)
+            gradient = _ones(shape, dtype)
             if state.trace is not None:
-                state.trace.begin_adjoint(output._grad_fn)
+                state.trace.begin_adjoint(engine.root_of(output)[0])
                 state.trace.created(gradient, 1.0)
                 state.trace.begin_adjoint(None)
         elif not isinstance(gradient, Tensor):
             raise TypeError(
                 f"gradients can be either Tensors or None, but got {type(gradient).__name__}"
             )
-        elif gradient.shape != output.shape:
-            raise RuntimeError(
-                f"Mismatch in shape: grad_output[0] has a shape of {gradient.shape} and output[0] has "
-                f"a shape of {output.shape}."
-            )
-        elif gradient._data.dtype != output._data.dtype:
-            gradient = gradient.to(output.dtype)
+        else:
+            shape, dtype = _type_of(output)
+            if gradient._data.shape != shape:
+                raise RuntimeError(
+                    f"Mismatch in shape: grad_output[{position}] has a shape of {gradient.shape} and "
+                    f"output[{position}] has a shape of {Size(shape)}."
+                )
+            if gradient._data.dtype != dtype:
+                gradient = gradient.to(from_numpy_dtype(dtype))
         seeds.append(gradient)
     return seeds
 
 
-def _check_outputs(outputs: Sequence[Tensor]) -> None:
+def _check_outputs(outputs: Sequence[Root], gradients: Sequence[Any]) -> None:
+    if len(gradients) < len(outputs):
+        raise RuntimeError(f"got {len(outputs)} tensors and {len(gradients)} gradients")
     for position, output in enumerate(outputs):
-        if not output.requires_grad:
+        if isinstance(output, Tensor) and not output.requires_grad:
             raise RuntimeError(
                 f"element {position} of tensors does not require grad and does not have a grad_fn"
             )
 
 
 def backward(
-    tensors: Tensor | Sequence[Tensor],
+    tensors: Root | Sequence[Root],
     grad_tensors: Tensor | Sequence[Tensor | None] | None = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
     grad_variables: Any = None,
-    inputs: Tensor | Sequence[Tensor] | None = None,
+    inputs: Root | Sequence[Root] | dict[str, Tensor] | None = None,
 ) -> None:
     """Accumulate into the leaves' ``grad`` the gradient of the given tensors, as ``torch.autograd.backward``.
 
     Args:
-        tensors: what to differentiate.
+        tensors: what to differentiate: tensors, or gradient edges.
         grad_tensors: their cotangents; may be left out for scalars.
         retain_graph: keep the graph for another backward; defaults to `create_graph`.
         create_graph: make the gradients differentiable themselves.
-        inputs: accumulate only into these.
+        inputs: accumulate only into these: tensors (leaves or not), gradient edges, or a dict of tensors.
 
     Raises:
         RuntimeError: a tensor does not require grad, is not a scalar and has no cotangent, the graph was
@@ -102,13 +151,11 @@ def backward(
             "backward() called inside a functorch transform. This is not supported, please use functorch.grad or "
             "functorch.vjp instead or call backward() outside of functorch transforms."
         )
-    chosen = None if inputs is None else _as_tuple(inputs)
-    if chosen is not None and not chosen:
-        raise RuntimeError("`inputs` argument to `backward()` cannot be empty.")
+    chosen = None if inputs is None else _as_inputs(inputs, "backward")
     outputs = _as_tuple(tensors)
     gradients = (None,) * len(outputs) if grad_tensors is None else _as_tuple(grad_tensors)
     seeds = _seeds(outputs, gradients)
-    _check_outputs(outputs)
+    _check_outputs(outputs, seeds)
     engine.run(
         outputs,
         seeds,
@@ -119,8 +166,8 @@ def backward(
 
 
 def grad(
-    outputs: Tensor | Sequence[Tensor],
-    inputs: Tensor | Sequence[Tensor],
+    outputs: Root | Sequence[Root],
+    inputs: Root | Sequence[Root] | dict[str, Tensor],
     grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
@@ -128,11 +175,12 @@ def grad(
     allow_unused: bool | None = None,
     is_grads_batched: bool = False,
     materialize_grads: bool = False,
-) -> tuple[Any, ...]:
+) -> Any:
     """The gradients of `outputs` with respect to `inputs`, as ``torch.autograd.grad``. Fills no ``grad``.
 
     Returns:
-        One Tensor per input; None for unused ones where `allow_unused`, zeros where `materialize_grads`.
+        One Tensor per input; None for unused ones where `allow_unused`, zeros where `materialize_grads`. A dict if
+        `inputs` is one.
 
     Raises:
         RuntimeError: as `backward`; or an input is not part of the graph.
@@ -150,15 +198,31 @@ def grad(
             "allow_unused=False."
         )
     results = _as_tuple(outputs)
-    wrt = _as_tuple(inputs)
+    wrt = _as_inputs(inputs, "grad")
     if is_grads_batched:
-        return _batched_grad(
+        gradients = _batched_grad(
             results, wrt, grad_outputs, create_graph, allow_unused, materialize_grads
         )
+    else:
+        gradients = _grad(
+            results, wrt, grad_outputs, retain_graph, create_graph, allow_unused, materialize_grads
+        )
+    return dict(zip(inputs, gradients, strict=True)) if isinstance(inputs, dict) else gradients
+
+
+def _grad(
+    results: Sequence[Root],
+    wrt: Sequence[Root],
+    grad_outputs: Any,
+    retain_graph: bool | None,
+    create_graph: bool,
+    allow_unused: bool | None,
+    materialize_grads: bool,
+) -> tuple[Any, ...]:
     gradients = (None,) * len(results) if grad_outputs is None else _as_tuple(grad_outputs)
     seeds = _seeds(results, gradients)
-    _check_outputs(results)
-    if not (allow_unused or materialize_grads) and not all(t.requires_grad for t in wrt):
+    _check_outputs(results, seeds)
+    if not all(isinstance(t, GradientEdge) or t.requires_grad for t in wrt):
         raise RuntimeError("One of the differentiated Tensors does not require grad")
     found = engine.run(
         results,
@@ -171,7 +235,7 @@ def grad(
     for position, (tensor, gradient) in enumerate(zip(wrt, found, strict=True)):
         if gradient is None:
             if materialize_grads:
-                zero = new_tensor(np.zeros_like(tensor._data))
+                zero = new_tensor(np.zeros(*_type_of(tensor)))
                 if state.trace is not None:
                     state.trace.created(zero, 0.0)
                 found[position] = zero
@@ -189,8 +253,24 @@ def _batched_grad(
     materialize_grads: bool,
 ) -> tuple[Any, ...]:
     """One sweep for a stack of cotangents."""
-    batches = _as_tuple(grad_outputs)
-    _check_outputs(outputs)
+    batches = (None,) * len(outputs) if grad_outputs is None else _as_tuple(grad_outputs)
+    _check_outputs(outputs, batches)
+    for position, (output, batch) in enumerate(zip(outputs, batches, strict=False)):
+        if isinstance(output, GradientEdge):
+            raise RuntimeError("Batched grads are not supported with GradientEdge")
+        if isinstance(batch, Tensor) and batch._data.shape[1:] != output._data.shape:
+            raise RuntimeError(
+                "If `is_grads_batched=True`, we interpret the first dimension of each grad_output as the batch "
+                "dimension. The sizes of the remaining dimensions are expected to match the shape of corresponding "
+                f"output, but a mismatch was detected: grad_output[{position}] has a shape of {batch.shape} and "
+                f"output[{position}] has a shape of {output.shape}. If you only want some tensors in `grad_output` to "
+                "be considered batched, consider using vmap."
+            )
+    if all(batch is None for batch in batches):
+        raise ValueError(
+            "vmap(vjp, in_dims=0, ...)(<inputs>): Got in_dim=0 for some input, but that input is a Tensor of "
+            "dimensionality 0 so expected in_dim to satisfy 0 <= in_dim < 0."
+        )
     pairs = [(out, ct) for out, ct in zip(outputs, batches, strict=True) if ct is not None]
     found = batched_gradients(
         [out for out, _ in pairs],

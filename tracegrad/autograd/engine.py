@@ -147,6 +147,10 @@ def _run(
         for leaf, last in task.leaves.items():
             if wanted is None or leaf in wanted:
                 due.setdefault(last, []).append(leaf)
+        for last, leaves in due.items():
+            if last is not None and len(leaves) > 1:
+                ids = [*map(id, last.edges)]
+                due[last] = sorted(leaves, key=lambda leaf, ids=ids: ids.index(id(leaf)))
         for leaf in due.get(None, ()):
             end_at_leaf(leaf)
         for node in task.nodes:
@@ -208,6 +212,8 @@ def _run(
             return
         if hooks is not None and hooks.before:
             ct = run_pre_hooks(hooks.before, ct, node.outputs != 1, as_tensors)
+            if ct is None:
+                return
         if state.trace is not None:
             state.trace.begin_adjoint(node)
         pulled = (

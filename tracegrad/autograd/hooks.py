@@ -96,10 +96,12 @@ def _checked_tuple(
             f"hook '{_name(hook)}' has returned an incorrect number of values (got {len(replaced)}, but "
             f"expected {len(gradients)})"
         )
-    return tuple(
-        None if new is None else _checked(hook, new, old)
-        for new, old in zip(replaced, gradients, strict=True)
-    )
+    for new, old in zip(replaced, gradients, strict=True):
+        if new is not None:
+            if old is None and isinstance(new, Tensor):
+                raise RuntimeError("can't replace a None gradient with a non-None value")
+            _checked(hook, new, old)
+    return replaced
 
 
 def _checked(hook: Any, replaced: Any, gradient: Tensor | None) -> Tensor:
