@@ -319,6 +319,28 @@ def saved_tensors_are_packed(m: Any, log: list[Any]) -> Any:
 
 
 @program
+def custom_functions_pack_what_they_save(m: Any, log: list[Any]) -> Any:
+    class Doubled(m.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            out = x * 2
+            ctx.save_for_backward(x, out, None)
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            x, out, nothing = ctx.saved_tensors
+            log.append((x, out, out.grad_fn is not None, nothing))
+            return grad * x
+
+    x = leaf(m)
+    with _packing(m, log):
+        y = Doubled.apply(x)
+    (first,) = m.autograd.grad(y.sum(), x, create_graph=True)
+    return first, m.autograd.grad(first.sum(), x)
+
+
+@program
 def the_innermost_hooks_count(m: Any, log: list[Any]) -> None:
     x = leaf(m)
     hooks = m.autograd.graph.saved_tensors_hooks

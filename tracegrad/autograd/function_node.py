@@ -19,6 +19,7 @@ from tracegrad.ir.op import unbroadcast
 from tracegrad.node import FREED_MESSAGE, Node, modified_error
 from tracegrad.ops.arguments import to_dtype
 from tracegrad.ops.creation import zeros
+from tracegrad.saved import PackedTensor, pack_tensor
 from tracegrad.tensor import Tensor, is_lifted, new_tensor
 
 _OF_THE_RECORD = frozenset(
@@ -105,8 +106,8 @@ class FunctionNode(Node):
         ctx: what its methods get.
         output_types: (shape, dtype) of each output, None for those that are no tensors.
         input_types: likewise of the arguments.
-        saved: tensors kept for ``backward``, each with its version then and the number of the output that it is
-            (None where it is none); None after release.
+        saved: tensors kept for ``backward`` (or what hooks made of them), each with its version then and the number of
+            the output that it is (None where it is none); None after release.
     """
 
     # Slots, for hooks and edges are the engine's business; users' attributes are those of ctx.
@@ -121,7 +122,7 @@ class FunctionNode(Node):
         self.outputs = 1
         self.output_types: list[Any] = []
         self.input_types = [_type_of(x) for x in args]
-        self.saved: tuple[tuple[Tensor | None, int, int | None], ...] | None = ()
+        self.saved: tuple[tuple[Tensor | PackedTensor | None, int, int | None], ...] | None = ()
         self.ctx = FunctionCtx(self)
         self.ctx.needs_input_grad = tuple([edge is not None for edge in self.edges])
 
@@ -154,7 +155,7 @@ class FunctionNode(Node):
         Raises:
             TypeError: something is no Tensor.
         """
-        saved: list[tuple[Tensor | None, int, int | None]] = []
+        saved: list[tuple[Tensor | PackedTensor | None, int, int | None]] = []
         for position, x in enumerate(self.ctx.to_save or ()):
             if x is None:
                 saved.append((None, 0, None))
@@ -165,10 +166,14 @@ class FunctionNode(Node):
                     f"{type(x).__name__}"
                 )
             number = next((k for k, output in enumerate(outputs) if output is x), None)
-            if number is not None and x._grad_fn is self:
-                x = _alias(x)
-            else:
+            if x._grad_fn is not self:
                 number = None
+            if state.saved_hooks is not None:
+                packed = pack_tensor(x, edge_of(x) if number is None else None)
+                saved.append((packed, 0, number))
+                continue
+            if number is not None:
+                x = _alias(x)
             saved.append((x, x._version, number))
         self.saved = tuple(saved)
         ctx = self.ctx
@@ -184,9 +189,13 @@ class FunctionNode(Node):
             self.release()
         return tensors
 
-    def _recall(self, tensor: Tensor | None, version: int, number: int | None) -> Tensor | None:
+    def _recall(
+        self, tensor: Tensor | PackedTensor | None, version: int, number: int | None
+    ) -> Tensor | None:
         if tensor is None:
             return None
+        if isinstance(tensor, PackedTensor):
+            return tensor.restore(None if number is None else self)
         if tensor._version != version:
             raise modified_error(
                 tensor._data, tensor._grad_fn, tensor._version_counter(), version, self

@@ -8,6 +8,7 @@ tree. Start with :meth:`Module.__call__`.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from tracegrad.grad_mode import no_grad, state
 from tracegrad.ir import events
 from tracegrad.ir.types import DType
 from tracegrad.nn import state_dict as saving
+from tracegrad.nn.backward_hooks import ModuleBoundary, register_legacy
 from tracegrad.nn.module_tree import ModuleTree
 from tracegrad.node import RemovableHandle, add_hook
 from tracegrad.ops.arguments import resolve_dtype
@@ -62,6 +64,9 @@ class Module(ModuleTree):
             _forward_hooks_always_called=set(),
             _forward_pre_hooks={},
             _forward_pre_hooks_with_kwargs=set(),
+            _backward_hooks={},
+            _backward_pre_hooks={},
+            _is_full_backward_hook=None,
             _state_dict_hooks={},
             _state_dict_pre_hooks={},
             _load_state_dict_pre_hooks={},
@@ -83,9 +88,18 @@ class Module(ModuleTree):
             return self._call_labelled(args, kwargs)
         if state.trace is not None:
             return self._call_in_scope(args, kwargs)
-        if self._forward_hooks or self._forward_pre_hooks:
+        if self._has_hooks():
             return self._call_with_hooks(args, kwargs)
         return self.forward(*args, **kwargs)
+
+    def _has_hooks(self) -> bool:
+        """Whether hooks run when the module is called, or when gradients come back to it."""
+        return bool(
+            self._forward_hooks
+            or self._forward_pre_hooks
+            or self._backward_hooks
+            or self._backward_pre_hooks
+        )
 
     def _call_labelled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """While a profile wants modules: the call is an event around what it does."""
@@ -104,7 +118,7 @@ class Module(ModuleTree):
         else:
             builder.scope = outer_paths.get(id(self), outer_scope)
         try:
-            if self._forward_hooks or self._forward_pre_hooks:
+            if self._has_hooks():
                 return self._call_with_hooks(args, kwargs)
             return self.forward(*args, **kwargs)
         finally:
@@ -127,15 +141,32 @@ class Module(ModuleTree):
                     args = replaced if isinstance(replaced, tuple) else (replaced,)
         called = set()
         result = None
+        full = self._is_full_backward_hook is True
         try:
+            boundary = None
+            if (full and self._backward_hooks) or self._backward_pre_hooks:
+                hooks = [*self._backward_hooks.values()] if full else []
+                boundary = ModuleBoundary(self, hooks, [*self._backward_pre_hooks.values()])
+                args = boundary.enter(args)
             result = self.forward(*args, **kwargs)
             for key, hook in list(self._forward_hooks.items()):
                 called.add(key)
                 result = self._run_forward_hook(key, hook, args, kwargs, result)
+            if boundary is not None:
+                result = boundary.leave(result)
+            if self._backward_hooks and not full:
+                register_legacy(self, [*self._backward_hooks.values()], args, result)
         except Exception:
             for key, hook in list(self._forward_hooks.items()):
                 if key in self._forward_hooks_always_called and key not in called:
-                    result = self._run_forward_hook(key, hook, args, kwargs, result)
+                    try:
+                        result = self._run_forward_hook(key, hook, args, kwargs, result)
+                    except Exception as error:
+                        warnings.warn(
+                            "module forward hook with ``always_call=True`` raised an exception that was silenced as "
+                            f"another error was raised in forward: {error}",
+                            stacklevel=3,
+                        )
             raise
         return result
 
@@ -186,6 +217,51 @@ class Module(ModuleTree):
             self._forward_hooks_always_called.add(handle._key)
         if prepend:
             _move_to_front(self._forward_hooks, handle._key)
+        return handle
+
+    def register_full_backward_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(module, grad_input, grad_output)`` when gradients have passed the module backwards.
+
+        Both are tuples, None where an argument or output is no tensor; it may return another grad_input. Where no
+        argument requires grad, it is called when grad_output is there.
+
+        Args:
+            prepend: run before the hooks that are there already.
+
+        Raises:
+            RuntimeError: there are hooks of `register_backward_hook`.
+        """
+        return self._add_backward_hook(hook, full=True, prepend=prepend)
+
+    def register_full_backward_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(module, grad_output)`` when gradients reach the module; it may return another grad_output.
+
+        Args:
+            prepend: run before the hooks that are there already.
+        """
+        handle = add_hook(self._backward_pre_hooks, hook)
+        if prepend:
+            _move_to_front(self._backward_pre_hooks, handle._key)
+        return handle
+
+    def register_backward_hook(self, hook: Hook) -> RemovableHandle:
+        """Deprecated in favour of `register_full_backward_hook`: sees only the last operation of the module.
+
+        Raises:
+            RuntimeError: there are hooks of `register_full_backward_hook`.
+        """
+        return self._add_backward_hook(hook, full=False, prepend=False)
+
+    def _add_backward_hook(self, hook: Hook, *, full: bool, prepend: bool) -> RemovableHandle:
+        if self._is_full_backward_hook is (not full):
+            raise RuntimeError(
+                "Cannot use both regular backward hooks and full backward hooks on a single Module. Please use only "
+                "one of them."
+            )
+        self._is_full_backward_hook = full
+        handle = add_hook(self._backward_hooks, hook)
+        if prepend:
+            _move_to_front(self._backward_hooks, handle._key)
         return handle
 
     # Changing the whole tree.
