@@ -543,8 +543,8 @@ class AccumulateGrad(Node):
         super().__init__((), None)
         self.note_result(0, ResultType(variable.shape, variable.dtype, variable.device))
 
-    @property
-    def hooks(self) -> LeafHooks | None:  # type: ignore[override]
+    @property  # type: ignore[override]
+    def hooks(self) -> LeafHooks | None:
         return self.variable._hooks
 
     @hooks.setter

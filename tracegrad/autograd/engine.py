@@ -149,8 +149,8 @@ def _run(
                 due.setdefault(last, []).append(leaf)
         for last, leaves in due.items():
             if last is not None and len(leaves) > 1:
-                ids = [*map(id, last.edges)]
-                due[last] = sorted(leaves, key=lambda leaf, ids=ids: ids.index(id(leaf)))
+                rest = {id(leaf): leaf for leaf in leaves}
+                due[last] = [rest.pop(id(edge)) for edge in last.edges if id(edge) in rest]
         for leaf in due.get(None, ()):
             end_at_leaf(leaf)
         for node in task.nodes:

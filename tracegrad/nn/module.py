@@ -40,6 +40,7 @@ class Module(ModuleTree):
     """Base of all neural network modules, as ``torch.nn.Module``: subclass it and define ``forward``."""
 
     training: bool
+    _is_full_backward_hook: bool | None
     call_super_init = False
     _version = 1
 
