@@ -76,6 +76,11 @@ class ModeState(threading.local):
     def __init__(self) -> None:
         self.__dict__.update(dict.fromkeys(Rare.names), levels=(), exact=False)
 
+    def adopt(self, modes: dict[str, Any]) -> None:
+        """Take over the modes of another thread: a copy of its ``__dict__``."""
+        self.__dict__.update(modes)
+        exactness.on = self.exact
+
     def rare(self) -> bool:
         """Whether a rare mode is on in this thread."""
         return "watched" in self.__dict__

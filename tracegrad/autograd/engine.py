@@ -262,7 +262,7 @@ def _in_new_thread(function: Any) -> Any:
     outcome: list[Any] = []
 
     def work() -> None:
-        state.__dict__.update(modes)
+        state.adopt(modes)
         try:
             outcome.extend((function(), None))
         except BaseException as error:
