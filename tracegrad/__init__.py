@@ -110,8 +110,8 @@ globals().update(_functions)
 
 
 def __getattr__(name: str) -> Any:
-    """Function transforms and the profiler are imported when they are first used."""
-    if name in ("func", "profiler"):
+    """Function transforms, the profiler and checkpoints are imported when they are first used."""
+    if name in ("func", "profiler", "utils"):
         return importlib.import_module(f"tracegrad.{name}")
     if name == "vmap":
         return importlib.import_module("tracegrad.func").vmap

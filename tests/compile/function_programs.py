@@ -1,4 +1,4 @@
-"""Programs with custom Functions, inside of a compiled function and around one.
+"""Programs with custom Functions, checkpoints and `exact_where`, inside of a compiled function and around one.
 
 See :mod:`programs` for the form.
 """
@@ -11,6 +11,8 @@ from compile_programs import Compile, World, data, leaf, program
 
 import tracegrad as tg
 from tracegrad import func
+from tracegrad.autograd import exact_where
+from tracegrad.utils.checkpoint import checkpoint
 
 
 class Cube(tg.autograd.Function):
@@ -163,5 +165,86 @@ def backward_is_missing(compile: Compile) -> World:
 
     def call(turn: int) -> Any:
         f(data(3, seed=turn)).backward()
+
+    return World(call, [w])
+
+
+@program()
+def checkpointed_inside(compile: Compile) -> World:
+    w = leaf(3)
+
+    @compile
+    def f(x: tg.Tensor) -> Any:
+        w.grad = None
+        y = checkpoint(lambda x: (x * w).sin() * tg.rand(3), x * 2, use_reentrant=False)
+        y.sum().backward()
+        return y.detach()
+
+    return World(lambda turn: f(data(3, seed=turn)), [w])
+
+
+@program()
+def checkpointed_and_differentiated_outside(compile: Compile) -> World:
+    w = leaf(3)
+    f = compile(lambda x: checkpoint(lambda x: (x * w).sin(), x, use_reentrant=False))
+
+    def call(turn: int) -> Any:
+        y = f(data(3, seed=turn) * w)
+        y.sum().backward()
+        return y.detach()
+
+    return World(call, [w])
+
+
+@program(native=None)
+def checkpoint_of_a_compiled_function(compile: Compile) -> World:
+    w = leaf(3)
+    f = compile(lambda x: (x * w).sin() * w)
+
+    def call(turn: int) -> Any:
+        x = data(3, seed=turn) * w
+        y = checkpoint(f, x, use_reentrant=False) + checkpoint(f, x, use_reentrant=True)
+        y.sum().backward()
+        return y.detach()
+
+    return World(call, [w])
+
+
+@program(native=None)
+def checkpoint_that_draws_anew(compile: Compile) -> World:
+    w = leaf(3)
+
+    @compile
+    def f(x: tg.Tensor) -> Any:
+        w.grad = None
+        y = checkpoint(
+            lambda x: x * tg.rand(3) * w, x, use_reentrant=False, preserve_rng_state=False
+        )
+        y.sum().backward()
+        return y.detach()
+
+    return World(lambda turn: f(data(3, seed=turn)), [w])
+
+
+@program(native=None)
+def exact_zeros(compile: Compile) -> World:
+    w = leaf(3)
+
+    def safe(x: tg.Tensor) -> tg.Tensor:
+        return tg.where(x > 0, x.sqrt() / x, 0.0).sum()
+
+    @compile
+    def f(x: tg.Tensor) -> Any:
+        with exact_where():
+            inside = func.grad(safe)(x)
+        return inside, func.grad(safe)(x), safe(x * w)
+
+    def call(turn: int) -> Any:
+        x = tg.relu(data(3, seed=turn))
+        with exact_where(turn % 2 == 0):
+            inside, plain, loss = f(x)
+        with exact_where(turn % 3 == 0):
+            loss.backward()
+        return inside, plain
 
     return World(call, [w])

@@ -1,0 +1,11 @@
+"""``tracegrad.utils``: torch's name for what stands beside the rest; :mod:`.checkpoint` is what there is."""
+
+import importlib
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when first used."""
+    if name == "checkpoint":
+        return importlib.import_module(f"{__name__}.checkpoint")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
