@@ -303,6 +303,9 @@ class DualLevel(Level):
             if out._tangents is None:
                 out._tangents = {}
             out._tangents[self] = self.tangent(tangent)
+            node = out._grad_fn
+            if isinstance(node, OpNode) and node.saved_out is not None:
+                node.out_tangents = out._tangents
 
 
 def check_tangent(primal: Tensor, tangent: Tensor) -> None:

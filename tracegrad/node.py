@@ -336,9 +336,19 @@ class OpNode(Node):
         versions: the version of each saved Tensor when it was saved; None if all were 0.
         saved_out: the result's array, if the rule reads it.
         out_counter: the version counter of `saved_out`; None as long as nobody could have changed it.
+        out_tangents: what forward mode knows of `saved_out`; not set if it knows nothing.
     """
 
-    __slots__ = ("attrs", "op", "out_counter", "saved", "saved_out", "types", "versions")
+    __slots__ = (
+        "attrs",
+        "op",
+        "out_counter",
+        "out_tangents",
+        "saved",
+        "saved_out",
+        "types",
+        "versions",
+    )
 
     op: Op
     attrs: dict[str, Any]
@@ -347,6 +357,7 @@ class OpNode(Node):
     versions: tuple[int, ...] | None
     saved_out: np.ndarray | None
     out_counter: VersionCounter | None
+    out_tangents: dict[Any, Tensor] | None
 
     def shown_edges(self) -> Sequence[tuple[Edge, int]]:
         if self.composite is not None:

@@ -636,6 +636,8 @@ def _rebuild_output(array: np.ndarray, node: Node) -> Tensor:
     out = new_tensor(array)
     out._grad_fn = node
     out._requires_grad = True
+    # Without it, forward mode over reverse mode would take the saved value for a constant.
+    out._tangents = getattr(node, "out_tangents", None)
     if state.trace is not None and not is_lifted(out):
         state.trace.recall(out, node)
     return out

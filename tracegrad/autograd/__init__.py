@@ -2,7 +2,7 @@
 
 Records are in :mod:`tracegrad.node`; ``engine`` sweeps over them, ``backward`` is the public way in,
 ``function`` is for operations with derivatives of the user's own. ``functional`` has Jacobians and the like,
-``profiler`` listens to what runs, ``differences`` checks derivatives: these are imported when used.
+``profiler`` listens to what runs, ``derivative_checks`` is what ``gradcheck`` does: these are imported when used.
 """
 
 import importlib
@@ -11,6 +11,7 @@ from typing import Any
 from tracegrad.autograd import graph
 from tracegrad.autograd.anomaly import detect_anomaly, set_detect_anomaly
 from tracegrad.autograd.backward import backward, grad
+from tracegrad.autograd.gradcheck import gradcheck, gradgradcheck
 from tracegrad.grad_mode import (
     enable_grad,
     exact_where,
@@ -30,6 +31,8 @@ __all__ = [
     "enable_grad",
     "exact_where",
     "grad",
+    "gradcheck",
+    "gradgradcheck",
     "graph",
     "inference_mode",
     "no_grad",
@@ -38,7 +41,7 @@ __all__ = [
     "set_multithreading_enabled",
 ]
 
-_LATE = {"Function": "function", "gradcheck": "differences", "gradgradcheck": "differences"}
+_LATE = {"Function": "function"}
 
 
 def __getattr__(name: str) -> Any:
