@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import warnings
@@ -197,10 +198,8 @@ def test_inputs_have_their_values_afterwards(error: str) -> None:
             raise KeyError("third call")
         return x * x
 
-    try:
+    with contextlib.suppress(KeyError):
         tg.autograd.gradcheck(f, lib.x)
-    except KeyError:
-        pass
     assert len(calls) >= 3
     assert lib.x.tolist() == before
 

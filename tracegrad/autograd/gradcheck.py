@@ -129,7 +129,8 @@ def _check_inputs(inputs: Sequence[Any]) -> None:
                 "This check will likely fail if all the inputs are not of double precision floating point or complex. ",
                 stacklevel=3,
             )
-        if any(step == 0 and size > 1 for step, size in zip(x.stride(), x.shape, strict=True)):
+        steps = zip(x.stride(), x.shape, strict=True)
+        if x.numel() and any(step == 0 and size > 1 for step, size in steps):
             raise RuntimeError(
                 f"The {number}th input has a dimension with stride 0. gradcheck only supports inputs that are "
                 "non-overlapping to be able to compute the numerical gradients correctly. You should call "
