@@ -7,6 +7,7 @@ compares one number per pair of input and output, ``v J u`` for random direction
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -105,7 +106,7 @@ def _compare_jacobians(problem: Problem, forward: bool, options: Options) -> Non
         column = (
             [per_output[i] for per_output in analytical]
             if forward
-            else _twice(lambda out=out: problem.reverse(out), problem, options)
+            else _twice(functools.partial(problem.reverse, out), problem, options)
         )
         for j, found in enumerate(column):
             if not np.allclose(found, numerical[j][i], options.rtol, options.atol):
@@ -125,7 +126,7 @@ def _compare_projections(problem: Problem, forward: bool, options: Options) -> N
         pushed = problem.forward_along(us)
     for i, (out, v) in enumerate(zip(problem.outputs, vs, strict=True)):
         if not forward:
-            pulled = _twice(lambda out=out, v=v: problem.reverse_along(out, v), problem, options)
+            pulled = _twice(functools.partial(problem.reverse_along, out, v), problem, options)
         for j, u in enumerate(us):
             expected: Any = numerical[j][i] if forward else v.dot(numerical[j][i])
             found: Any = pushed[j][i] if forward else pulled[j].dot(u)
