@@ -15,6 +15,7 @@ import tracegrad.ir.ops
 
 from tracegrad import methods as _methods  # isort: skip  (completes the Tensor class)
 from tracegrad import autograd, cuda, nn, optim
+from tracegrad.autograd.anomaly import is_anomaly_check_nan_enabled, is_anomaly_enabled
 from tracegrad.compiler import compile
 from tracegrad.device import Device as device
 from tracegrad.formatting import set_printoptions

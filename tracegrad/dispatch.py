@@ -25,6 +25,7 @@ from tracegrad.ir.types import TensorType, from_numpy_dtype
 from tracegrad.node import (
     Edge,
     OpNode,
+    keep_traceback,
     new_op_node,
     node_class,
     present,
@@ -134,6 +135,8 @@ def apply_plain(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tenso
     out = new_tensor(data)
     if needs_grad and state.grad and data.dtype.kind == "f":
         record(op, operands, attrs, out)
+        if state.anomaly and out._grad_fn is not None:
+            keep_traceback(out._grad_fn)
         if state.saved_hooks is not None and isinstance(out._grad_fn, OpNode):
             pack_record(out._grad_fn, out)
     if trace is not None:

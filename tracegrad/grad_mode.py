@@ -50,7 +50,9 @@ class ModeState(threading.local):
 
     Attributes:
         grad: whether operations on tensors that require grad are recorded.
-        check_nan: whether the backward pass stops at NaN.
+        anomaly: whether records keep a traceback, and the backward pass reports it if it fails.
+        check_nan: whether the backward pass then stops at NaN, too.
+        evaluated: under anomaly detection, the record whose derivative is being computed.
         multithreading: what `set_multithreading_enabled` was told. The backward pass runs in one thread anyway.
         watched: whether a rare mode is on in this thread, or somebody listens to the events of all threads.
         trace: the :class:`tracegrad.tracing.Trace` that records every operation, or None.
@@ -62,13 +64,15 @@ class ModeState(threading.local):
     """
 
     grad: bool = True
-    check_nan: bool = False
+    check_nan: bool = True
+    evaluated: Any = None
     task: Any = None
     multithreading: bool = True
     # Of the class: the events' part, for all threads. A thread of which a rare mode is on has its own True.
     watched: bool = False
     trace: Any = Rare()
     levels: Any = Rare()
+    anomaly: Any = Rare()
     exact: Any = Rare()
     saved_hooks: Any = Rare()
     saved_hooks_disabled: str | None = None

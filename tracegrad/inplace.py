@@ -22,7 +22,7 @@ from tracegrad.ir.op import Op, registered
 from tracegrad.ir.ops.arithmetic import zeros
 from tracegrad.ir.ops.selection import cast
 from tracegrad.ir.types import DType, from_numpy_dtype
-from tracegrad.node import Edge, OpNode, VersionCounter, move_retained, present
+from tracegrad.node import Edge, OpNode, VersionCounter, keep_traceback, move_retained, present
 from tracegrad.reporting import report_in_place
 from tracegrad.tensor import Tensor, is_lifted, new_tensor
 from tracegrad.views import check_rebase, put_back, renew_for_writing
@@ -276,6 +276,8 @@ def overwritten(x: Tensor, value: Tensor) -> Tensor:
         out = new_tensor(value._data)
         out._tangents = value._tangents
         record(_slice_update, (x, value), attrs, out)
+        if state.anomaly and out._grad_fn is not None:
+            keep_traceback(out._grad_fn)
     shown_as(out, "CopyBackwards", x, value)
     return out
 

@@ -26,7 +26,7 @@ from tracegrad.grad_mode import state
 from tracegrad.inplace import check_in_place, store
 from tracegrad.ir.op import Op, registered
 from tracegrad.lifted import Lifted
-from tracegrad.node import OpNode
+from tracegrad.node import OpNode, keep_traceback
 from tracegrad.tensor import Tensor, is_lifted, new_tensor, plainest
 from tracegrad.views import apply_view
 
@@ -403,6 +403,8 @@ def _apply_lifted(
     out = level.wrap(value, batched=any_batched)
     if needs_grad and state.grad and not level.quiet and value._data.dtype.kind == "f":
         record(op, lifted, attrs, out)
+        if state.anomaly and out._grad_fn is not None:
+            keep_traceback(out._grad_fn)
         trace = state.trace
         if trace is not None and isinstance(out._grad_fn, OpNode):
             trace.follow(out._grad_fn, plainest(value))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tracegrad.grad_mode import state
 from tracegrad.ir.location import SourceLocation, internal_files, is_internal
 from tracegrad.ir.op import Op
 from tracegrad.ir.types import DType, TensorType, from_numpy_dtype
@@ -197,6 +199,8 @@ class Node:
         self.sequence = next_sequence()
         self.composite: tuple[str, tuple[tuple[Edge, int], ...]] | None = None
         self.hooks: Hooks | None = None
+        if state.anomaly:
+            keep_traceback(self)
 
     def name(self) -> str:
         """torch's name of the record, such as ``SinBackward0``."""
@@ -491,6 +495,13 @@ def new_op_node(
 late_bound: dict[str, Callable[..., Any]] = {}
 """``rebuild_output(array, node)`` makes a Tensor of a saved result, with its record as grad_fn. Filled in by
 :mod:`tracegrad.tensor`, which stands above this module; ``saved_tensor`` by :mod:`tracegrad.saved`."""
+
+
+def keep_traceback(node: Node) -> None:
+    """Under anomaly detection: note the stack of the user's program, and the record whose derivative it is in."""
+    frames = [f for f in traceback.extract_stack() if not is_internal(f.filename)]
+    node.metadata["traceback_"] = traceback.format_list(frames)
+    node.metadata["parent_"] = state.evaluated
 
 
 def move_retained(old: Node | None, number: int, new: Node | None, new_number: int) -> None:

@@ -9,6 +9,7 @@ records, they are Tensors, and each rule's operations are recorded like any othe
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from operator import attrgetter
 from typing import Any
 
 from tracegrad.autograd.accumulation import accumulate_leaf, accumulate_retained
-from tracegrad.autograd.anomaly import check_pulled
+from tracegrad.autograd.anomaly import check_pulled, evaluating
 from tracegrad.autograd.hooks import (
     run_post_hooks,
     run_pre_hooks,
@@ -115,8 +116,8 @@ def _run(
     accumulate: bool,
 ) -> list[Any]:
     as_tensors = create_graph or state.trace is not None or bool(state.levels)
-    check_nan = state.check_nan
-    if check_nan and state.trace is not None:
+    anomaly = state.anomaly
+    if anomaly and state.trace is not None:
         state.trace.give_up("anomaly detection is on")
     edges = [root_of(t) for t in roots]
     task = GraphTask([edge for edge, _ in edges])
@@ -216,13 +217,13 @@ def _run(
                 return
         if state.trace is not None:
             state.trace.begin_adjoint(node)
-        pulled = (
-            pull_reported(node, ct, needed, as_tensors)
-            if begin
-            else node.pull(ct, needed, as_tensors)
-        )
-        if check_nan:
-            check_pulled(node, pulled)
+        run_rule = functools.partial(pull_reported, node) if begin else node.pull
+        if anomaly:
+            with evaluating(node):
+                pulled = run_rule(ct, needed, as_tensors)
+                check_pulled(node, pulled)
+        else:
+            pulled = run_rule(ct, needed, as_tensors)
         if hooks is not None and hooks.after:
             pulled = run_post_hooks(hooks.after, pulled, ct, node.outputs != 1, as_tensors)
         if not retain_graph:

@@ -17,6 +17,7 @@ from tracegrad.grad_mode import by_value, state
 from tracegrad.inplace import bump_version, check_in_place, check_part, set_history, store
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import bool_, int64
+from tracegrad.node import keep_traceback
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import as_tensor_operand, canonical_dim, is_number, to_dtype
 from tracegrad.ops.shaping import expand, permute, reshape, reverse
@@ -361,6 +362,8 @@ def _setitem(input: Tensor, key: Any, value: Any) -> None:
         whole = new_tensor(input._data)
         boxed = part if part._data.shape == index.sizes else reshape(part, index.sizes)
         record(_update, (input, boxed), _box(index), whole)
+        if state.anomaly and whole._grad_fn is not None:
+            keep_traceback(whole._grad_fn)
         _write(input, key, index, source)
         set_history(input, shown_as(whole, "CopySlices", input, source))
     else:
