@@ -31,7 +31,7 @@ def is_anomaly_check_nan_enabled() -> bool:
 def _switch(mode: bool, check_nan: bool) -> None:
     if state.trace is not None:
         state.trace.give_up("anomaly detection is switched on or off")
-    state.anomaly = bool(mode)
+    state.anomaly = bool(mode) or None
     state.check_nan = bool(check_nan)
 
 
