@@ -47,6 +47,8 @@ class Rule:
 
     __slots__ = ("_pull", "attrs", "function", "reads", "takes_ct", "types")
 
+    _pull: Callable[..., Any]
+
     def __init__(
         self, function: Callable[..., Any], operands: Sequence[str], attr_names: Sequence[str]
     ) -> None:
