@@ -12,6 +12,7 @@ import pytest
 
 import tracegrad as tg
 from tracegrad import func
+from tracegrad.autograd import forward_ad
 
 pytest.importorskip("torch")
 from torch_cases import CASES, Case, flat_outputs, forms, operands_of, prepare
@@ -148,3 +149,33 @@ def test_gradient_under_vmap(c: Case) -> None:
     for rows, columns in zip(by_rows, by_columns, strict=True):
         for a, b in zip(rows, columns, strict=True):
             assert_close(a, b, f"Jacobian of {c}")
+
+
+@pytest.mark.parametrize("c", DIFFERENTIABLE, ids=str)
+def test_forward_over_reverse(c: Case) -> None:
+    """`forward_ad` through a backward pass gives what the transforms give: rules that read their result included."""
+    found = differentiable(c)
+    assert found is not None
+    function, values = found
+
+    def scalar(*xs: tg.Tensor) -> tg.Tensor:
+        outs = function(*xs)
+        return sum(((out * out).sum() for out in outs[1:]), (outs[0] * outs[0]).sum())
+
+    numbers = tuple(range(len(values)))
+    rng = np.random.default_rng(6)
+    directions = tuple(tg.tensor(rng.uniform(0.5, 1.5, x.shape)) for x in values)
+    _, expected = func.jvp(func.grad(scalar, numbers), tuple(values), directions)
+    with forward_ad.dual_level():
+        duals = [
+            forward_ad.make_dual(x, t).requires_grad_()
+            for x, t in zip(values, directions, strict=True)
+        ]
+        total = scalar(*duals)
+        if not total.requires_grad:
+            return
+        gradients = tg.autograd.grad(total, duals, create_graph=True, materialize_grads=True)
+        for gradient, wanted in zip(gradients, expected, strict=True):
+            tangent = forward_ad.unpack_dual(gradient).tangent
+            got = tg.zeros_like(wanted) if tangent is None else tangent
+            assert_close(got, wanted, f"tangent of a gradient of {c}")
