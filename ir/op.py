@@ -92,7 +92,9 @@ class Rule:
         arguments += [f"{name}=types[{index}]" for name, index in self.types]
         arguments += [f"{name}=attrs[{name!r}]" for name in self.attrs]
         result = f"function({', '.join(arguments)})"
-        return _maker(result if self.takes_ct else f"scale(ct, {result})")(self.function, _scale)
+        # A number that the rule itself gives is a constant of the op; one that it read is the user's.
+        scale = _times if self.reads else _scale
+        return _maker(result if self.takes_ct else f"scale(ct, {result})")(self.function, scale)
 
 
 @functools.cache
@@ -341,16 +343,21 @@ def all_ops() -> list[Op]:
     return list(_REGISTRY.values())
 
 
-def _scale(ct: Any, partial: Any) -> Any:
-    """``ct * partial``, where the partials 1, -1 and 0 need no multiplication."""
+def _times(ct: Any, partial: Any) -> Any:
+    """``ct * partial``, where 1 and -1 need no multiplication."""
     if partial.__class__ is float or partial.__class__ is int:
         if partial == 1:
             return ct
         if partial == -1:
             return -ct
-        if partial == 0:  # Exactly zero, also where the cotangent is not finite.
-            return registered("zeros")(ct, shape=tuple(ct.shape))
     return ct * partial
+
+
+def _scale(ct: Any, partial: Any) -> Any:
+    """`_times`, where a partial of 0 is exactly zero, also where the cotangent is not finite."""
+    if partial.__class__ in (float, int) and partial == 0:
+        return registered("zeros")(ct, shape=tuple(ct.shape))
+    return _times(ct, partial)
 
 
 def _kept_zero(ct: Any, product: Any) -> Any:

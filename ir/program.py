@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from .graph import Graph, Node
 
 
-@dataclass(frozen=True, slots=True)
 class Program:
     """A graph whose outputs may be results, updates of inputs, or guards.
 
@@ -24,9 +22,17 @@ class Program:
     The remaining outputs, in order, are the results: freshly allocated arrays.
     """
 
-    graph: Graph
-    updates: dict[int, int] = field(default_factory=dict)
-    guards: frozenset[int] = frozenset()
+    __slots__ = ("graph", "guards", "updates")
+
+    def __init__(
+        self,
+        graph: Graph,
+        updates: dict[int, int] | None = None,
+        guards: frozenset[int] = frozenset(),
+    ) -> None:
+        self.graph = graph
+        self.updates = {} if updates is None else updates
+        self.guards = guards
 
     @property
     def result_numbers(self) -> list[int]:
@@ -42,8 +48,7 @@ class Program:
         return Program(graph, self.updates, self.guards)
 
 
-@dataclass(frozen=True, slots=True)
-class Fallback:
+class Fallback(NamedTuple):
     """A node that native code does not cover, and why."""
 
     node: Node

@@ -9,14 +9,13 @@ described in ARCHITECTURE.md; start reading the code at ``dispatch.apply``.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tracegrad.ir.ops
 
 from tracegrad import methods as _methods  # isort: skip  (completes the Tensor class)
 from tracegrad import autograd, cuda, nn, optim
 from tracegrad.autograd.anomaly import is_anomaly_check_nan_enabled, is_anomaly_enabled
-from tracegrad.compiler import compile
 from tracegrad.device import Device as device
 from tracegrad.formatting import set_printoptions
 from tracegrad.grad_mode import (
@@ -84,6 +83,10 @@ from tracegrad.random import (
 from tracegrad.size import Size
 from tracegrad.tensor import Tensor
 
+if TYPE_CHECKING:
+    from tracegrad.compiler import compile
+    from tracegrad.func import vmap
+
 __version__ = "0.1.0"
 
 float = float32
@@ -111,9 +114,11 @@ globals().update(_functions)
 
 
 def __getattr__(name: str) -> Any:
-    """Function transforms, the profiler and checkpoints are imported when they are first used."""
+    """The compiler, function transforms, the profiler and checkpoints are imported when they are first used."""
     if name in ("func", "profiler", "utils"):
         return importlib.import_module(f"tracegrad.{name}")
-    if name == "vmap":
-        return importlib.import_module("tracegrad.func").vmap
+    home = {"compile": "tracegrad.compiler", "vmap": "tracegrad.func"}.get(name)
+    if home is not None:
+        found = globals()[name] = getattr(importlib.import_module(home), name)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

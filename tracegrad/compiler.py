@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import sys
 import threading
 import time
@@ -29,7 +30,6 @@ from typing import Any, overload
 import numpy as np
 
 from tracegrad import pytree, tracing
-from tracegrad.explanation import explain_function, show_stage
 from tracegrad.fastcall import MISS, generate
 from tracegrad.grad_mode import state
 from tracegrad.guards import (
@@ -430,11 +430,11 @@ class CompiledFunction:
                 f"{self._name} has no compiled variant yet; call it first"
                 + (f" (it runs eagerly: {self.refusals[-1][0]})" if self.refusals else "")
             )
-        return show_stage(known[variant], stage, format)
+        return _explanation().show_stage(known[variant], stage, format)
 
     def explain(self) -> str:
         """What was compiled, what is guarded, what fell back and why, as text."""
-        return explain_function(self)
+        return _explanation().explain_function(self)
 
     @property
     def eager_reason(self) -> tuple[str, SourceLocation | None] | None:
@@ -647,3 +647,8 @@ def compile(
     if isinstance(model, CompiledFunction):
         return model
     return CompiledFunction(model, fullgraph=fullgraph, backend=backend, name=name)
+
+
+def _explanation() -> Any:
+    """:mod:`tracegrad.explanation`, imported when somebody asks."""
+    return importlib.import_module("tracegrad.explanation")

@@ -20,9 +20,7 @@ from __future__ import annotations
 import builtins
 import collections
 import datetime
-import decimal
 import enum
-import fractions
 import functools
 import gc
 import marshal
@@ -42,7 +40,15 @@ from tracegrad import random
 from tracegrad.bytecode import facts_of
 from tracegrad.device import Device
 from tracegrad.ir.types import DType
-from tracegrad.observer import FOLLOWED, INTERNAL, OURS, USER, kind_of_code, kind_of_file
+from tracegrad.observer import (
+    FOLLOWED,
+    INTERNAL,
+    OURS,
+    USER,
+    exact_numbers,
+    kind_of_code,
+    kind_of_file,
+)
 from tracegrad.tensor import Tensor
 
 MAX_ENTRIES = 10_000
@@ -67,10 +73,16 @@ _IMMUTABLE = (
     DType, Device, range, slice, type(...), type(NotImplemented), types.BuiltinFunctionType,
     types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType, types.GetSetDescriptorType,
     types.MemberDescriptorType, types.ClassMethodDescriptorType, types.CodeType, types.GenericAlias, types.UnionType,
-    np.generic, np.dtype, np.ufunc, re.Pattern, decimal.Decimal, fractions.Fraction, datetime.date, datetime.time,
+    np.generic, np.dtype, np.ufunc, re.Pattern, datetime.date, datetime.time,
     datetime.timedelta, datetime.tzinfo, enum.Enum, frozenset, type(threading.Lock()), type(threading.RLock()),
     type(_Pair.first),
 )  # fmt: skip
+
+
+def _is_immutable(value: Any) -> bool:
+    return isinstance(value, (*_IMMUTABLE, *exact_numbers()))
+
+
 _C_BASES = (
     object, dict, list, tuple, set, collections.deque, str, int, float, bytes, complex, BaseException, Exception,
     types.SimpleNamespace, types.ModuleType, type, np.ndarray, collections.OrderedDict, collections.defaultdict,
@@ -322,7 +334,7 @@ class Snapshot:
                 self._pending.append((value, name))
         elif type(value) in _PLAIN_TYPES:
             return
-        elif not isinstance(value, _IMMUTABLE) and id(value) not in self._objects:
+        elif not _is_immutable(value) and id(value) not in self._objects:
             self._objects[id(value)] = value, name
             self._pending.append((value, name))
         elif isinstance(value, (enum.Enum, frozenset)):
@@ -436,9 +448,7 @@ class Snapshot:
                 self.entry("item", space, key, value, f"{name}.{key}")
             elif isinstance(value, types.ModuleType):
                 self.visit(value, f"{name}.{key}")
-            elif not (
-                type(value) in _PLAIN_TYPES or isinstance(value, _IMMUTABLE) or callable(value)
-            ):
+            elif not (type(value) in _PLAIN_TYPES or _is_immutable(value) or callable(value)):
                 self.entry("item", space, key, value, f"{name}.{key}")
 
     def _mentioned(self, space: Any, everything: bool) -> list[str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
@@ -499,6 +498,8 @@ late_bound: dict[str, Callable[..., Any]] = {}
 
 def keep_traceback(node: Node) -> None:
     """Under anomaly detection: note the stack of the user's program, and the record whose derivative it is in."""
+    import traceback  # Takes a millisecond, and few programs come here.
+
     frames = [f for f in traceback.extract_stack() if not is_internal(f.filename)]
     node.metadata["traceback_"] = traceback.format_list(frames)
     node.metadata["parent_"] = state.evaluated

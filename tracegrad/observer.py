@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import collections
 import datetime
-import decimal
 import gc
 import os
 import re
 import sys
-import sysconfig
 import types
 from collections.abc import Callable
 from types import CodeType, FrameType
@@ -57,7 +55,7 @@ _READING_NUMPY = frozenset(
 _PURE_INSTANCES: tuple[Any, ...] = (
     list, dict, tuple, set, frozenset, str, bytes, bytearray, int, float, complex, range, slice, property,
     types.MappingProxyType, types.GeneratorType, types.SimpleNamespace, collections.deque, np.ndarray, np.generic,
-    np.ufunc, np.dtype, re.Pattern, re.Match, decimal.Decimal, datetime.date, datetime.time, datetime.timedelta,
+    np.ufunc, np.dtype, re.Pattern, re.Match, datetime.date, datetime.time, datetime.timedelta,
     BaseException, type({}.keys()), type({}.values()), type({}.items()), memoryview, type(iter([])),
 )  # fmt: skip
 _PURE_CLASS_METHODS = frozenset(
@@ -68,8 +66,16 @@ _ONE_PROFILER = sys.version_info < (3, 12)
 """Whether switching the profile function off and on is cheap."""
 
 _kinds: dict[str, str] = {}
-_stdlib = os.path.realpath(sysconfig.get_paths()["stdlib"]) + os.sep
+_stdlib = os.path.dirname(os.path.realpath(os.__file__)) + os.sep
 _judged: dict[int, tuple[Any, str | None]] = {}
+
+
+def exact_numbers() -> tuple[type, ...]:
+    """Decimal and Fraction, if somebody has imported them: importing them ourselves would take milliseconds."""
+    names = (("decimal", "Decimal"), ("fractions", "Fraction"))
+    return tuple(
+        getattr(sys.modules[module], name) for module, name in names if module in sys.modules
+    )
 
 
 def kind_of_file(filename: str) -> str:
@@ -235,7 +241,7 @@ def _judge(function: Any) -> str | None:
     if isinstance(owner, type):
         pure = name in _PURE_CLASS_METHODS
     else:
-        pure = isinstance(owner, _PURE_INSTANCES) and name not in _READING_NUMPY
+        pure = isinstance(owner, _PURE_INSTANCES + exact_numbers()) and name not in _READING_NUMPY
         pure = pure or name in object.__dict__
     return None if pure else f"it calls {function.__qualname__}()"
 

@@ -8,7 +8,6 @@ with :class:`RefusedError`; the function then runs eagerly. The data structure i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -164,8 +163,7 @@ class Leaf(NamedTuple):
     root: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """A program and its connections.
 
     Attributes:

@@ -10,7 +10,6 @@ a trace has to know about).
 
 from __future__ import annotations
 
-import textwrap
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -539,7 +538,8 @@ class Tensor:
         number = levels.index(data.level) + 1 if data.level in levels else -1
         what = "BatchedTensor" if data.batched else "GradTrackingTensor"
         where = f"lvl={number}, bdim=0" if data.batched else f"lvl={number}"
-        return f"{what}({where}, value=\n" + textwrap.indent(f"{data.physical!r}\n", "    ") + ")"
+        inner = "\n".join(f"    {line}" for line in repr(data.physical).split("\n"))
+        return f"{what}({where}, value=\n{inner}\n)"
 
     def __format__(self, spec: str) -> str:
         if self._data.ndim == 0 and type(self) is Tensor:
