@@ -372,3 +372,15 @@ def test_accumulator_of_a_leaf() -> None:
     assert (number, nothing) == (0, None)
     assert node.next_functions == ()
     assert (x * 3).grad_fn.next_functions[0][0] is node
+
+
+def test_a_zero_that_the_user_multiplies_with_is_no_constant() -> None:
+    """Zero times infinity is NaN, as in torch; only a partial that is zero by definition stays zero."""
+    x = tg.tensor([0.0, 4.0], requires_grad=True)
+    (x * 0).sqrt().sum().backward()
+    assert x.grad is not None
+    assert np.isnan(x.grad.numpy()).all()
+    y = tg.tensor([0.0, 4.0], requires_grad=True)
+    y.floor().sqrt().sum().backward()
+    assert y.grad is not None
+    assert y.grad.tolist() == [0.0, 0.0]
