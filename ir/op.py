@@ -344,12 +344,14 @@ def all_ops() -> list[Op]:
 
 
 def _times(ct: Any, partial: Any) -> Any:
-    """``ct * partial``, where 1 and -1 need no multiplication."""
+    """``ct * partial``, where 1 and -1 need no multiplication, and 0 wins while zeros are to be exact."""
     if partial.__class__ is float or partial.__class__ is int:
         if partial == 1:
             return ct
         if partial == -1:
             return -ct
+        if partial == 0 and exactness.on:
+            return _scale(ct, partial)
     return ct * partial
 
 

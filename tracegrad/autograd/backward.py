@@ -13,7 +13,7 @@ from tracegrad.autograd import engine
 from tracegrad.autograd.batched import batched_gradients
 from tracegrad.grad_mode import state
 from tracegrad.ir.types import from_numpy_dtype
-from tracegrad.node import GradientEdge
+from tracegrad.node import GradientEdge, Node
 from tracegrad.reporting import reported
 from tracegrad.size import Size
 from tracegrad.tensor import Tensor, new_tensor
@@ -83,7 +83,8 @@ def _seeds(outputs: Sequence[Root], gradients: Sequence[Tensor | None]) -> list[
                 raise RuntimeError("grad can be implicitly created only for scalar outputs")
             gradient = _ones(shape, dtype)
             if state.trace is not None:
-                state.trace.begin_adjoint(engine.root_of(output)[0])
+                edge, _ = engine.root_of(output)
+                state.trace.begin_adjoint(edge if isinstance(edge, Node) else None)
                 state.trace.created(gradient, 1.0)
                 state.trace.begin_adjoint(None)
         elif not isinstance(gradient, Tensor):

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from weakref import WeakSet
 
+from tracegrad.autograd.profiler import record_function
 from tracegrad.grad_mode import enable_grad, no_grad, state
 from tracegrad.inplace import bump_version
-from tracegrad.ir import events
 from tracegrad.ir.numpy_errors import quiet
 from tracegrad.lean import plain_type
 from tracegrad.nn.module import clear_grads
@@ -173,7 +173,7 @@ class Optimizer:
 
     def _region(self, method: str) -> Any:
         """What a profile calls a part of the work, as in torch: ``Optimizer.step#SGD.step``."""
-        return events.span(f"Optimizer.{method}#{type(self).__name__}.{method}", events.USER)
+        return record_function(f"Optimizer.{method}#{type(self).__name__}.{method}")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or fill them with zeros."""
