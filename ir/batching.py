@@ -180,17 +180,14 @@ def aligned(x: Any, there: bool, rank: int) -> Any:
     return registered("reshape")(x, shape=(shape[0], *(1,) * missing, *shape[1:]))
 
 
-def _flat_index(index: Any, size: int, there: bool, lead: int, rest: Shape, before: Shape) -> Any:
-    """An index of any rank as one of shape (size, *before, count, *rest), for ops that take one position each."""
-    shape = tuple(index.shape)[1:] if there else tuple(index.shape)
+def _flat_index(index: Any, size: int, lead: int, rest: Shape, before: Shape) -> Any:
+    """A batched index of any rank as one of shape (size, *before, count, *rest): one position for each element."""
     count = 1
-    for extent in shape:
+    for extent in tuple(index.shape)[1:]:
         count *= extent
-    flat = registered("reshape")(index, shape=(size, count) if there else (count,))
+    flat = registered("reshape")(index, shape=(size, count))
     return registered("broadcast_in_dim")(
-        flat,
-        shape=(size, *before, count, *rest),
-        dims=(0, 1 + lead) if there else (1 + lead,),
+        flat, shape=(size, *before, count, *rest), dims=(0, 1 + lead)
     )
 
 
@@ -207,41 +204,43 @@ def batch_take(
         return registered("permute")(taken, dims=order)
     shape = tuple(x.shape)
     before, rest = shape[1 : axis + 1], shape[axis + 2 :]
-    flat = _flat_index(index, size, True, axis, rest, before)
+    flat = _flat_index(index, size, axis, rest, before)
     found = registered("gather")(x, flat, axis=axis + 1)
     return registered("reshape")(found, shape=(size, *before, *tuple(index.shape)[1:], *rest))
 
 
-def _flat_source(src: Any, size: int, before: Shape, flat: Any, rest: Shape) -> Any:
-    return registered("reshape")(src, shape=(size, *before, flat.shape[1 + len(before)], *rest))
+def _indexed_update(differing: Callable[[Op, int, Any, Any, Any, int], Any]) -> BatchRule:
+    """The rule of an op that changes elements: its own where all examples change the same positions.
 
+    Args:
+        differing: ``differing(op, size, x, index, src, axis)``, with all operands batched, does it elsewhere.
+    """
 
-def batch_index_add(
-    op: Op, size: int, operands: Sequence[Any], batched: Sequence[bool], attrs: dict[str, Any]
-) -> Any:
-    """The rule of ``index_add``: its own where all examples write to the same positions, ``scatter_add`` elsewhere."""
-    _, index, _ = operands
-    axis = attrs["axis"]
-    x, _, src = all_batched(size, operands, (batched[0], True, batched[2]))
-    if not batched[1]:
+    def rule(
+        op: Op, size: int, operands: Sequence[Any], batched: Sequence[bool], attrs: dict[str, Any]
+    ) -> Any:
+        index, axis = operands[1], attrs["axis"]
+        x, _, src = all_batched(size, operands, (batched[0], True, batched[2]))
+        if batched[1]:
+            return differing(op, size, x, index, src, axis)
         return op(x, index, src, axis=axis + 1)
+
+    return rule
+
+
+def _index_add(op: Op, size: int, x: Any, index: Any, src: Any, axis: int) -> Any:
     shape = tuple(x.shape)
     before, rest = shape[1 : axis + 1], shape[axis + 2 :]
-    flat = _flat_index(index, size, True, axis, rest, before)
-    return registered("scatter_add")(
-        x, flat, _flat_source(src, size, before, flat, rest), axis=axis + 1
-    )
+    flat = _flat_index(index, size, axis, rest, before)
+    source = registered("reshape")(src, shape=(size, *before, flat.shape[axis + 1], *rest))
+    return registered("scatter_add")(x, flat, source, axis=axis + 1)
 
 
-def batch_index_copy(
-    op: Op, size: int, operands: Sequence[Any], batched: Sequence[bool], attrs: dict[str, Any]
-) -> Any:
-    """The rule of ``index_copy``. Where positions differ, the examples are laid side by side along the indexed axis."""
-    _, index, _ = operands
-    axis = attrs["axis"]
-    x, _, src = all_batched(size, operands, (batched[0], True, batched[2]))
-    if not batched[1]:
-        return op(x, index, src, axis=axis + 1)
+batch_index_add = _indexed_update(_index_add)
+
+
+def _index_copy(op: Op, size: int, x: Any, index: Any, src: Any, axis: int) -> Any:
+    """The examples are laid side by side along the indexed axis."""
     reshape, permute = registered("reshape"), registered("permute")
     shape = tuple(x.shape)
     extent, before, rest = shape[axis + 1], shape[1 : axis + 1], shape[axis + 2 :]
@@ -256,6 +255,9 @@ def batch_index_copy(
     copied = op(side_by_side, positions, values, axis=0)
     back = tuple(front.index(d) for d in range(x.ndim))
     return permute(reshape(copied, shape=tuple(shape[d] for d in front)), dims=back)
+
+
+batch_index_copy = _indexed_update(_index_copy)
 
 
 def _in_example(index: Any, size: int, extent: int) -> Any:

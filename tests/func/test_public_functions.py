@@ -96,6 +96,16 @@ def differentiable(c: Case) -> tuple[Any, list[tg.Tensor]] | None:
     return (function, chosen) if chosen and function(*chosen) else None
 
 
+def sum_of_squares(function: Any) -> Any:
+    """A scalar function with second derivatives, of one that returns several tensors."""
+
+    def scalar(*xs: tg.Tensor) -> tg.Tensor:
+        first, *others = function(*xs)
+        return sum(((out * out).sum() for out in others), (first * first).sum())
+
+    return scalar
+
+
 DIFFERENTIABLE = [c for c in CALLS if differentiable(c) is not None]
 
 
@@ -131,10 +141,7 @@ def test_gradient_under_vmap(c: Case) -> None:
     found = differentiable(c)
     assert found is not None
     function, values = found
-
-    def scalar(*xs: tg.Tensor) -> tg.Tensor:
-        outs = function(*xs)
-        return sum(((out * out).sum() for out in outs[1:]), (outs[0] * outs[0]).sum())
+    scalar = sum_of_squares(function)
 
     numbers = tuple(range(len(values)))
     gradient = func.grad(scalar, numbers)
@@ -157,10 +164,7 @@ def test_forward_over_reverse(c: Case) -> None:
     found = differentiable(c)
     assert found is not None
     function, values = found
-
-    def scalar(*xs: tg.Tensor) -> tg.Tensor:
-        outs = function(*xs)
-        return sum(((out * out).sum() for out in outs[1:]), (outs[0] * outs[0]).sum())
+    scalar = sum_of_squares(function)
 
     numbers = tuple(range(len(values)))
     rng = np.random.default_rng(6)
