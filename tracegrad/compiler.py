@@ -178,9 +178,9 @@ class CompiledFunction:
         if state.saved_hooks is not None:
             stats.eager += 1
             return self._function(*args, **kwargs)  # The hooks want each tensor that is saved.
-        if state.anomaly:
+        if state.anomaly or state.finder is not None:
             stats.eager += 1
-            return self._function(*args, **kwargs)  # Each record is to keep its stack.
+            return self._function(*args, **kwargs)  # Every operation is to be looked at.
         if self._eager_because is not None or config.disable_jit.get():
             stats.eager += 1
             return self._function(*args, **kwargs)

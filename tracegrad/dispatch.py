@@ -139,6 +139,8 @@ def apply_plain(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tenso
             keep_traceback(out._grad_fn)
         if state.saved_hooks is not None and isinstance(out._grad_fn, OpNode):
             pack_record(out._grad_fn, out)
+    if state.finder is not None:
+        state.finder.look(op, operands, out)
     if trace is not None:
         trace.record(op, operands, attrs, out)
     if listening:

@@ -52,7 +52,8 @@ class ModeState(threading.local):
         grad: whether operations on tensors that require grad are recorded.
         anomaly: whether records keep a traceback, and the backward pass reports it if it fails.
         check_nan: whether the backward pass then stops at NaN, too.
-        evaluated: under anomaly detection, the record whose derivative is being computed.
+        finder: the :class:`tracegrad.autograd.nan_finder.find_nan` that looks at every operation, or None.
+        evaluated: under anomaly detection and `find_nan`, the record whose derivative is being computed.
         multithreading: what `set_multithreading_enabled` was told. The backward pass runs in one thread anyway.
         watched: whether a rare mode is on in this thread, or somebody listens to the events of all threads.
         trace: the :class:`tracegrad.tracing.Trace` that records every operation, or None.
@@ -73,6 +74,7 @@ class ModeState(threading.local):
     trace: Any = Rare()
     levels: Any = Rare()
     anomaly: Any = Rare()
+    finder: Any = Rare()
     exact: Any = Rare()
     saved_hooks: Any = Rare()
     saved_hooks_disabled: str | None = None

@@ -41,7 +41,7 @@ __all__ = [
     "set_multithreading_enabled",
 ]
 
-_LATE = {"Function": "function"}
+_LATE = {"Function": "function", "find_nan": "nan_finder"}
 
 
 def __getattr__(name: str) -> Any:

@@ -96,7 +96,8 @@ def evaluating(node: Node) -> Iterator[None]:
     try:
         yield
     except Exception:
-        _warn_of(node)
+        if state.anomaly:
+            _warn_of(node)
         raise
     finally:
         state.evaluated = outer

@@ -115,7 +115,8 @@ def _run(
     inputs: Sequence[Tensor | GradientEdge] | None,
     accumulate: bool,
 ) -> list[Any]:
-    as_tensors = create_graph or state.trace is not None or bool(state.levels)
+    finder = state.finder
+    as_tensors = create_graph or state.trace is not None or bool(state.levels) or finder is not None
     anomaly = state.anomaly
     if anomaly and state.trace is not None:
         state.trace.give_up("anomaly detection is on")
@@ -222,6 +223,10 @@ def _run(
             with evaluating(node):
                 pulled = run_rule(ct, needed, as_tensors)
                 check_pulled(node, pulled)
+        elif finder is not None:
+            with evaluating(node):
+                pulled = run_rule(ct, needed, as_tensors)
+                finder.look_at_rule(node, ct if node.outputs != 1 else [ct], pulled)
         else:
             pulled = run_rule(ct, needed, as_tensors)
         if hooks is not None and hooks.after:
