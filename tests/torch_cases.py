@@ -34,7 +34,10 @@ class X(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One call: ``name(*args, **kwargs)``; each X among args (also inside lists) is a tensor."""
+    """One call: ``name(*args, **kwargs)``; each X among args (also inside lists) is a tensor.
+
+    The name may be dotted: "linalg.norm", "nn.functional.pad".
+    """
 
     name: str
     args: tuple[Any, ...]
@@ -442,12 +445,19 @@ def flat_outputs(module: Any, result: Any) -> list[Any]:
     return []
 
 
+def find(module: Any, name: str) -> Any:
+    """What a dotted name stands for in a library, or None."""
+    for part in name.split("."):
+        module = getattr(module, part, None)
+    return module
+
+
 def forms(c: Case) -> list[tuple[str, Callable[[Any, Call], Any]]]:
     """The ways to make a call that both libraries have: function and method."""
     found: list[tuple[str, Callable[[Any, Call], Any]]] = []
-    if hasattr(torch, c.name):
+    if find(torch, c.name) is not None:
         found.append(
-            ("function", lambda module, call: getattr(module, c.name)(*call.args, **call.kwargs))
+            ("function", lambda module, call: find(module, c.name)(*call.args, **call.kwargs))
         )
     if isinstance(c.args[0], X) and hasattr(torch.Tensor, c.name) and c.name != "where":
         found.append(
