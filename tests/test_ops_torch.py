@@ -1,6 +1,6 @@
 """Every public function and method against torch: value, dtype, shape, first and second gradient, in-place form.
 
-The table of calls is in torch_cases.py. A new public function has to get a line there, or a test fails.
+The table of calls is in torch_cases/. A new public function has to get a line there, or a test fails.
 """
 
 from __future__ import annotations

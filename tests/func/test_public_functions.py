@@ -1,6 +1,6 @@
 """Every public function inside transforms: what vmap gives is the stack of what each example gives, and so on.
 
-The calls are those that are compared with torch, in torch_cases.py.
+The calls are those that are compared with torch, in torch_cases/.
 """
 
 from __future__ import annotations
