@@ -14,7 +14,7 @@ import tracegrad as tg
 from tracegrad import methods
 
 torch = pytest.importorskip("torch")
-from torch_cases import CASES, Case, X, draw, flat_outputs, forms, prepare  # noqa: E402
+from torch_cases import CASES, CREATION, RANDOM, Case, X, draw, flat_outputs, forms, prepare  # noqa: E402
 
 pytestmark = pytest.mark.peers
 
@@ -33,7 +33,7 @@ def assert_same(ours: Any, theirs: Any, what: str = "", tolerance: float = 1e-9)
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=what)
 
 
-@pytest.mark.parametrize("c", CASES, ids=str)
+@pytest.mark.parametrize("c", [*CASES, *CREATION], ids=str)
 def test_value_and_gradients(c: Case) -> None:
     for floating in ("float32", "float64"):
         arrays = draw(c, floating)
@@ -50,6 +50,16 @@ def test_value_and_gradients(c: Case) -> None:
                 assert out.requires_grad == ref.requires_grad, what
             if floating == "float64":
                 check_gradients(what, ours.leaves, outs, theirs.leaves, refs)
+
+
+@pytest.mark.parametrize("c", RANDOM, ids=str)
+def test_kind_of_random_values(c: Case) -> None:
+    """Drawn values are another library's: only their dtype and shape are compared."""
+    arrays = draw(c, "float64")
+    for form, run in forms(c):
+        ours, theirs = (run(module, prepare(module, c, arrays)) for module in (tg, torch))
+        assert str(ours.dtype) == str(theirs.dtype), form
+        assert tuple(ours.shape) == tuple(theirs.shape), form
 
 
 def check_gradients(what: str, leaves: Any, outs: Any, ref_leaves: Any, refs: Any) -> None:

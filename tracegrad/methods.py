@@ -184,7 +184,7 @@ def attach() -> None:
     ):
         for name in names:
             setattr(Tensor, name, getattr(module, name))
-    for name in ("new_zeros", "new_ones", "new_full", "new_tensor"):
+    for name in ("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor"):
         setattr(Tensor, name, getattr(creation, name))
     for name in ("uniform_", "normal_", "bernoulli_", "bernoulli"):
         setattr(Tensor, name, getattr(random, name))
@@ -226,6 +226,7 @@ def attach() -> None:
         setattr(Tensor, f"__{name}__", _operator(function, _PLAIN.get(name)))
         reflected = REFLECTED.get(name)
         setattr(Tensor, f"__r{name}__", _operator(reflected) if reflected else _reflected(function))
+    Tensor.__rdiv__ = Tensor.__rtruediv__
     for name, function in COMPARISONS.items():
         setattr(Tensor, f"__{name}__", _operator(function, _PLAIN.get(name)))
     in_place = {

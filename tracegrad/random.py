@@ -229,10 +229,26 @@ def normal(
 
 
 @reported("aten::bernoulli")
-def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
-    """1 with the probability that each element names, else 0."""
+def bernoulli(
+    input: Tensor, p: float | None = None, *, generator: Generator | None = None
+) -> Tensor:
+    """1 with the probability that each element names (or `p`, for all), else 0; in the dtype of `input`.
+
+    Raises:
+        RuntimeError: a probability is not in [0, 1].
+        NotImplementedError: the probabilities are integers.
+    """
+    if p is not None:
+        return bernoulli_(ew.clone(input.detach()), p, generator=generator)
+    if not input.is_floating_point():
+        raise NotImplementedError(
+            f"\"bernoulli_tensor_cpu_p_\" not implemented for '{input.dtype.legacy_name}'"
+        )
+    probabilities = input.detach()
+    if not bool(ew.logical_and(ew.ge(probabilities, 0), ew.le(probabilities, 1)).all()):
+        raise RuntimeError("Expected p_in >= 0 && p_in <= 1 to be true, but got false.")
     return to_dtype(
-        ew.lt(_uniform(input._data.shape, input.dtype, generator), input.detach()), input.dtype
+        ew.lt(_uniform(input._data.shape, input.dtype, generator), probabilities), input.dtype
     )
 
 

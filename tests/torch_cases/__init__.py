@@ -1,18 +1,24 @@
 """The calls with which the public functions are compared with torch, and how to carry them out.
 
 One module per family of functions holds a table, one line per call; a new family is a new module, added to `CASES`
-here. How a call is made is in calls.py. Used by test_ops_torch.py, autograd/ and func/.
+here. `CREATION` are makers of tensors and Python's syntax, which are compared with torch but not transformed, `RANDOM`
+calls of which only the kind of result can be compared. How a call is made is in calls.py, which functions people call
+most in tiers.py. Used by test_ops_torch.py, autograd/, func/ and coverage_report.py.
 """
 
 from __future__ import annotations
 
-from . import functions
+from . import creation, functions
 from .calls import Call, Case, X, draw, flat_outputs, forms, operands_of, prepare
+from .creation import RANDOM
 
 CASES = [*functions.CASES]
+CREATION = [*creation.CASES]
 
 __all__ = [
     "CASES",
+    "CREATION",
+    "RANDOM",
     "Call",
     "Case",
     "X",

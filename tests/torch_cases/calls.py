@@ -114,16 +114,21 @@ def find(module: Any, name: str) -> Any:
 def forms(c: Case) -> list[tuple[str, Callable[[Any, Call], Any]]]:
     """The ways to make a call that both libraries have: function and method."""
     found: list[tuple[str, Callable[[Any, Call], Any]]] = []
-    if find(torch, c.name) is not None:
+    if not c.name.startswith("__") and callable(find(torch, c.name)):
         found.append(
             ("function", lambda module, call: find(module, c.name)(*call.args, **call.kwargs))
         )
     if isinstance(c.args[0], X) and hasattr(torch.Tensor, c.name) and c.name != "where":
-        found.append(
-            (
-                "method",
-                lambda module, call: getattr(call.args[0], c.name)(*call.args[1:], **call.kwargs),
+        if callable(getattr(torch.Tensor, c.name)):
+            found.append(
+                (
+                    "method",
+                    lambda module, call: getattr(call.args[0], c.name)(
+                        *call.args[1:], **call.kwargs
+                    ),
+                )
             )
-        )
+        else:
+            found.append(("attribute", lambda module, call: getattr(call.args[0], c.name)))
     assert found, f"torch has no {c.name}"
     return found

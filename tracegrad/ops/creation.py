@@ -259,6 +259,12 @@ def full_like(
     return _like(input, fill_value, dtype, device, requires_grad)
 
 
+@reported("aten::new_empty")
+def new_empty(input: Tensor, *size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Like `new_zeros`; see `empty`."""
+    return _filled(size, 0, resolve_dtype(dtype) or input.dtype, None, requires_grad)
+
+
 @reported("aten::new_zeros")
 def new_zeros(input: Tensor, *size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros of a given shape in the dtype of `input`."""
