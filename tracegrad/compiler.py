@@ -44,6 +44,7 @@ from tracegrad.ir import config, events
 from tracegrad.ir.interpreter import InterpretedExecutable
 from tracegrad.ir.location import SourceLocation
 from tracegrad.ir.program import Executable, Program
+from tracegrad.nn.module_hooks import of_all_modules
 from tracegrad.node import Node, hooks_added
 from tracegrad.plan import Plan, RefusedError, plan
 from tracegrad.reporting import report_native
@@ -181,6 +182,9 @@ class CompiledFunction:
         if state.anomaly or state.finder is not None:
             stats.eager += 1
             return self._function(*args, **kwargs)  # Every operation is to be looked at.
+        if of_all_modules():
+            stats.eager += 1
+            return self._function(*args, **kwargs)  # Every module is to be looked at.
         if self._eager_because is not None or config.disable_jit.get():
             stats.eager += 1
             return self._function(*args, **kwargs)

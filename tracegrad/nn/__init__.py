@@ -3,7 +3,7 @@
 ``Module`` is in :mod:`tracegrad.nn.module`; ``functional`` has the functions that the layers call.
 """
 
-from tracegrad.nn import functional, init, utils
+from tracegrad.nn import functional, init, modules, utils
 from tracegrad.nn.activations import (
     ELU,
     GELU,
@@ -96,5 +96,6 @@ __all__ = [
     "Unflatten",
     "functional",
     "init",
+    "modules",
     "utils",
 ]

@@ -74,7 +74,7 @@ class ModuleBoundary:
             warnings.warn(
                 "For backward hooks to be called, module output should be a Tensor or a tuple of Tensors but received "
                 f"{type(result)}",
-                stacklevel=4,
+                stacklevel=6,
             )
         outputs = result if isinstance(result, tuple) else (result,)
         self._output_count = len(outputs)
@@ -162,7 +162,7 @@ def register_legacy(module: Any, hooks: Sequence[Hook], args: Any, result: Any) 
         record.register_hook(_bound(hook, module))
     missing = _what_is_missing(args, result, record)
     if missing is not None:
-        warnings.warn(missing, FutureWarning, stacklevel=4)
+        warnings.warn(missing, FutureWarning, stacklevel=6)
 
 
 def _bound(hook: Hook, module: Any) -> Hook:

@@ -1,8 +1,9 @@
 """``nn.Module``: what all layers have in common.
 
 :class:`tracegrad.nn.module_tree.ModuleTree` holds parameters, buffers and children;
-:mod:`tracegrad.nn.state_dict` saves and loads them. Here is running a module, with hooks, and changing a whole
-tree. Start with :meth:`Module.__call__`.
+:mod:`tracegrad.nn.state_dict` saves and loads them, :mod:`tracegrad.nn.module_hooks` runs a module that has
+hooks. Here is running a module, registering its hooks, and changing a whole tree. Start with
+:meth:`Module.__call__`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tracegrad.grad_mode import no_grad, state
 from tracegrad.ir import events
 from tracegrad.ir.types import DType
 from tracegrad.nn import state_dict as saving
-from tracegrad.nn.backward_hooks import ModuleBoundary, register_legacy
+from tracegrad.nn.module_hooks import call_with_hooks, everywhere
 from tracegrad.nn.module_tree import ModuleTree
 from tracegrad.node import RemovableHandle, add_hook
 from tracegrad.ops.arguments import resolve_dtype
@@ -90,7 +91,7 @@ class Module(ModuleTree):
         if state.trace is not None:
             return self._call_in_scope(args, kwargs)
         if self._has_hooks():
-            return self._call_with_hooks(args, kwargs)
+            return call_with_hooks(self, args, kwargs)
         return self.forward(*args, **kwargs)
 
     def _has_hooks(self) -> bool:
@@ -100,6 +101,7 @@ class Module(ModuleTree):
             or self._forward_pre_hooks
             or self._backward_hooks
             or self._backward_pre_hooks
+            or everywhere
         )
 
     def _call_labelled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -108,7 +110,7 @@ class Module(ModuleTree):
         with events.span(label, events.MODULE, Module=id(self)):
             if state.trace is not None:
                 return self._call_in_scope(args, kwargs)
-            return self._call_with_hooks(args, kwargs)
+            return call_with_hooks(self, args, kwargs)
 
     def _call_in_scope(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Under a trace new nodes carry the module's path, counted from the outermost module."""
@@ -120,65 +122,10 @@ class Module(ModuleTree):
             builder.scope = outer_paths.get(id(self), outer_scope)
         try:
             if self._has_hooks():
-                return self._call_with_hooks(args, kwargs)
+                return call_with_hooks(self, args, kwargs)
             return self.forward(*args, **kwargs)
         finally:
             builder.scope, _traced.paths = outer_scope, outer_paths
-
-    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        for key, hook in list(self._forward_pre_hooks.items()):
-            if key in self._forward_pre_hooks_with_kwargs:
-                replaced = hook(self, args, kwargs)
-                if replaced is not None:
-                    if not (isinstance(replaced, tuple) and len(replaced) == 2):
-                        raise RuntimeError(
-                            "forward pre-hook must return None or a tuple of (new_args, new_kwargs), "
-                            f"but got {replaced}."
-                        )
-                    args, kwargs = replaced
-            else:
-                replaced = hook(self, args)
-                if replaced is not None:
-                    args = replaced if isinstance(replaced, tuple) else (replaced,)
-        called = set()
-        result = None
-        full = self._is_full_backward_hook is True
-        try:
-            boundary = None
-            if (full and self._backward_hooks) or self._backward_pre_hooks:
-                hooks = [*self._backward_hooks.values()] if full else []
-                boundary = ModuleBoundary(self, hooks, [*self._backward_pre_hooks.values()])
-                args = boundary.enter(args)
-            result = self.forward(*args, **kwargs)
-            for key, hook in list(self._forward_hooks.items()):
-                called.add(key)
-                result = self._run_forward_hook(key, hook, args, kwargs, result)
-            if boundary is not None:
-                result = boundary.leave(result)
-            if self._backward_hooks and not full:
-                register_legacy(self, [*self._backward_hooks.values()], args, result)
-        except Exception:
-            for key, hook in list(self._forward_hooks.items()):
-                if key in self._forward_hooks_always_called and key not in called:
-                    try:
-                        result = self._run_forward_hook(key, hook, args, kwargs, result)
-                    except Exception as error:
-                        warnings.warn(
-                            "module forward hook with ``always_call=True`` raised an exception that was silenced as "
-                            f"another error was raised in forward: {error}",
-                            stacklevel=3,
-                        )
-            raise
-        return result
-
-    def _run_forward_hook(
-        self, key: int, hook: Hook, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
-    ) -> Any:
-        if key in self._forward_hooks_with_kwargs:
-            replaced = hook(self, args, kwargs, result)
-        else:
-            replaced = hook(self, args, result)
-        return result if replaced is None else replaced
 
     def register_forward_pre_hook(
         self, hook: Hook, *, prepend: bool = False, with_kwargs: bool = False

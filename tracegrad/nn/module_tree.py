@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from tracegrad.nn.module_hooks import registered, registrations
 from tracegrad.nn.parameter import Buffer, Parameter
 from tracegrad.tensor import Tensor
 
@@ -75,6 +76,8 @@ class ModuleTree:
                 f"explicitly. To express '{name}' as a function of another Tensor, compute the value in "
                 "the forward() method."
             )
+        if param is not None and registrations:
+            param = registered("parameter", self, name, param)
         self._parameters[name] = param
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
@@ -91,6 +94,8 @@ class ModuleTree:
                 f"cannot assign '{type_name(tensor)}' object to buffer '{name}' "
                 "(torch Tensor or None required)"
             )
+        if registrations:
+            tensor = registered("buffer", self, name, tensor)
         self._buffers[name] = tensor
         if persistent:
             self._non_persistent_buffers_set.discard(name)
@@ -102,6 +107,11 @@ class ModuleTree:
         if not isinstance(module, ModuleTree) and module is not None:
             raise TypeError(f"{type_name(module)} is not a Module subclass")
         self._check_name("module", name, self._modules)
+        self._set_module(name, module)
+
+    def _set_module(self, name: str, module: ModuleTree | None) -> None:
+        if registrations:
+            module = registered("module", self, name, module)
         self._modules[name] = module
 
     def register_module(self, name: str, module: ModuleTree | None) -> None:
@@ -134,14 +144,14 @@ class ModuleTree:
             if "_modules" not in own:
                 raise AttributeError("cannot assign module before Module.__init__() call")
             self._forget(name, own, self._parameters, self._buffers)
-            self._modules[name] = value
+            self._set_module(name, value)
         elif name in own.get("_modules", ()):
             if value is not None:
                 raise TypeError(
                     f"cannot assign '{type_name(value)}' as child module '{name}' "
                     "(torch.nn.Module or None expected)"
                 )
-            self._modules[name] = value
+            self._set_module(name, value)
         elif isinstance(value, Buffer) or name in own.get("_buffers", ()):
             if value is not None and not isinstance(value, Tensor):
                 raise TypeError(
