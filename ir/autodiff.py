@@ -24,6 +24,7 @@ def sweep(
     nodes: Iterable[N],
     cotangents: MutableMapping[Any, Any],
     pull: Callable[[N, Any], Iterable[tuple[Any, Any]]],
+    pulls_nothing: Callable[[N], Any] = lambda node: False,
 ) -> None:
     """One reverse sweep: push cotangents from results to operands, adding where paths meet.
 
@@ -31,12 +32,13 @@ def sweep(
         nodes: what was computed, latest first, so that each node's cotangent is complete when it is reached.
         cotangents: of the outputs at the start; those of everything that was not swept at the end.
         pull: ``pull(node, ct)`` yields pairs (operand, its cotangent).
+        pulls_nothing: whether to call it with None for a node to which no cotangent came.
 
     Linear in nodes and edges.
     """
     for node in nodes:
         ct = cotangents.pop(node, None)
-        if ct is None:
+        if ct is None and not pulls_nothing(node):
             continue
         for operand, contribution in pull(node, ct):
             known = cotangents.get(operand)

@@ -172,6 +172,7 @@ class Node:
         composite: the name and the edges that users see, where they are not those of the op; see `present`.
         code, instruction: where the user's program was; or `code` is a SourceLocation.
         outputs: how many results there are; cotangents of a Node with several come as a list.
+        pulls_nothing: whether `pull` is to be called when there are no cotangents at all.
         hooks: None until the first one is registered.
     """
 
@@ -189,6 +190,7 @@ class Node:
         "sequence",
     )
     outputs = 1
+    pulls_nothing = False
 
     def __init__(self, edges: tuple[Edge, ...], location: SourceLocation | None) -> None:
         self.edges = edges

@@ -2,7 +2,7 @@
 
 A first gradient gets memory of its own, since the cotangent's may be a broadcast view or be shared with another
 operand, and the leaf's memory layout where the leaf is dense. Later ones are added in place, unless the sum is to
-be differentiated. Start with :func:`accumulate_leaf`.
+be differentiated. Start with :func:`accumulate_hooked`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,25 @@ _COPY = registered("copy")
 
 
 def accumulate_leaf(leaf: Tensor, ct: Tensor, create_graph: bool) -> None:
-    """Add a cotangent into a leaf's `grad`, with the hooks of its AccumulateGrad and those after it.
+    """Add a cotangent into the `grad` of a leaf without hooks."""
+    if events.active:
+        accumulate_reported(add_to_grad, leaf, ct, create_graph)
+    else:
+        add_to_grad(leaf, ct, create_graph)
+
+
+def accumulate_hooked(leaf: Tensor, ct: Tensor | None, create_graph: bool) -> None:
+    """Add a cotangent, if there is one, with the hooks of the leaf's AccumulateGrad and those after it.
 
     Raises:
         TypeError, RuntimeError: a hook returned what it must not.
     """
     hooks = leaf._hooks
-    if not hooks:
-        _add(leaf, ct, create_graph)
-        return
+    assert hooks is not None
     if hooks.before:
         ct = run_pre_hooks(hooks.before, ct, several=False, as_tensors=True)
-        if ct is None:
-            return
-    _add(leaf, ct, create_graph)
+    if ct is not None:
+        accumulate_leaf(leaf, ct, create_graph)
     if hooks.accumulated:
         tell_trace()
         for hook in list(hooks.accumulated.values()):
@@ -49,13 +54,6 @@ def accumulate_leaf(leaf: Tensor, ct: Tensor, create_graph: bool) -> None:
                 )
     if hooks.after:
         run_post_hooks(hooks.after, (), ct, several=False, as_tensors=True)
-
-
-def _add(leaf: Tensor, ct: Tensor, create_graph: bool) -> None:
-    if events.active:
-        accumulate_reported(add_to_grad, leaf, ct, create_graph)
-    else:
-        add_to_grad(leaf, ct, create_graph)
 
 
 def accumulate_retained(tensor: Tensor, ct: Tensor) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
-from tracegrad.autograd.accumulation import accumulate_leaf, accumulate_retained
+from tracegrad.autograd.accumulation import accumulate_hooked, accumulate_leaf, accumulate_retained
 from tracegrad.autograd.anomaly import check_pulled, evaluating
 from tracegrad.autograd.hooks import (
     run_post_hooks,
@@ -167,12 +167,15 @@ def _run(
 
     def end_at_leaf(leaf: Tensor) -> None:
         ct = cotangents.pop(leaf, None)
-        if ct is None:
-            return
         if leaf._hooks:
             tensor_hooks = leaf._hooks.tensor.get(0)
             if tensor_hooks:
                 ct = run_tensor_hooks(tensor_hooks, ct, as_tensors)
+            if accumulate:
+                accumulate_hooked(leaf, None if ct is None else to_tensor(ct), create_graph)
+                return
+        if ct is None:
+            return
         if accumulate:
             accumulate_leaf(leaf, to_tensor(ct), create_graph)
         else:
@@ -200,6 +203,8 @@ def _run(
 
     def pull(node: Node, ct: Any) -> Iterator[tuple[Any, Any]]:
         begin = events.now() if events.active else 0
+        if ct is None and node.outputs != 1:
+            ct = [None] * node.outputs
         hooks = node.hooks
         if hooks is not None or captures:
             ct = observe(node, ct)
@@ -214,12 +219,12 @@ def _run(
             return
         if hooks is not None and hooks.before:
             ct = run_pre_hooks(hooks.before, ct, node.outputs != 1, as_tensors)
-            if ct is None:
-                return
         if state.trace is not None:
             state.trace.begin_adjoint(node)
         run_rule = functools.partial(pull_reported, node) if begin else node.pull
-        if anomaly:
+        if not node.pulls_nothing and _is_nothing(node, ct):
+            pulled = [None] * len(node.edges)
+        elif anomaly:
             with evaluating(node):
                 pulled = run_rule(ct, needed, as_tensors)
                 check_pulled(node, pulled)
@@ -230,7 +235,8 @@ def _run(
         else:
             pulled = run_rule(ct, needed, as_tensors)
         if hooks is not None and hooks.after:
-            pulled = run_post_hooks(hooks.after, pulled, ct, node.outputs != 1, as_tensors)
+            seen = run_post_hooks(hooks.after, pulled, ct, node.outputs != 1, as_tensors)
+            pulled = [x if want else None for x, want in zip(seen, needed, strict=True)]
         if not retain_graph:
             node.release()
         if begin:
@@ -242,12 +248,18 @@ def _run(
                     edge = _key(edge, node, i)
                 yield edge, contribution
 
+    def pulls_nothing(node: Node) -> bool:
+        """Whether a record to which no cotangent came has something to do all the same, as in torch."""
+        if not (node.pulls_nothing or node.hooks):
+            return False
+        return wanted is None or (node if node.outputs == 1 else (node, 0)) in wanted
+
     outer, before = state.task, state.grad
     state.task = task
     state.grad = create_graph
     token = silence()
     try:
-        sweep(in_order(), cotangents, pull)
+        sweep(in_order(), cotangents, pull, pulls_nothing)
     finally:
         restore(token)
         state.grad = before
@@ -281,6 +293,10 @@ def _in_new_thread(function: Any) -> Any:
     if error is not None:
         raise error
     return returned
+
+
+def _is_nothing(node: Node, ct: Any) -> bool:
+    return ct is None if node.outputs == 1 else all(c is None for c in ct)
 
 
 def _key(edge: Edge, node: Node, index: int) -> Any:

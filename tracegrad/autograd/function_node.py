@@ -112,6 +112,7 @@ class FunctionNode(Node):
 
     # Slots, for hooks and edges are the engine's business; users' attributes are those of ctx.
     __slots__ = ("ctx", "function", "input_types", "output_types", "outputs", "saved")
+    pulls_nothing = True
 
     def __init__(self, function: Any, args: Sequence[Any]) -> None:
         super().__init__(
@@ -238,8 +239,12 @@ class FunctionNode(Node):
                 )
             if value is not None and not isinstance(value, Tensor):
                 raise RuntimeError(f"expected Variable or None (got {type(value).__name__})")
+        # As in torch, hooks see whatever was returned.
+        seen = self.hooks is not None and bool(self.hooks.after)
         return [
-            self._fitted(k, value, differentiable) if wanted and value is not None else None
+            self._fitted(k, value, differentiable)
+            if value is not None and (wanted or seen)
+            else None
             for k, (value, wanted) in enumerate(zip(values, needed, strict=True))
         ]
 
@@ -252,8 +257,10 @@ class FunctionNode(Node):
         return ct if isinstance(ct, Tensor) else new_tensor(np.asarray(ct))
 
     def _fitted(self, number: int, value: Tensor, differentiable: bool) -> Any:
-        """A gradient in the shape and dtype of its input."""
+        """A gradient in the shape and dtype of its input, if that requires grad; else as it was returned."""
         shape, dtype = self.input_types[number]
+        if self.edges[number] is None:
+            return value if differentiable else value._data
         if value.shape != shape:
             if not _broadcasts(shape, value.shape):
                 raise RuntimeError(

@@ -98,8 +98,6 @@ def _checked_tuple(
         )
     for new, old in zip(replaced, gradients, strict=True):
         if new is not None:
-            if old is None and isinstance(new, Tensor):
-                raise RuntimeError("can't replace a None gradient with a non-None value")
             _checked(hook, new, old)
     return replaced
 
@@ -108,7 +106,7 @@ def _checked(hook: Any, replaced: Any, gradient: Tensor | None) -> Tensor:
     if not isinstance(replaced, Tensor):
         raise TypeError(f"expected Variable, but hook returned '{type(replaced).__name__}'")
     if gradient is None:
-        return replaced
+        raise RuntimeError("can't replace a None gradient with a non-None value")
     if replaced._data.dtype != gradient._data.dtype:
         raise RuntimeError(
             f"hook '{_name(hook)}' has changed the type of value (was {gradient.type()} got "

@@ -134,13 +134,17 @@ def _spread(positions: Sequence[int], values: Sequence[Any], count: int) -> tupl
     return tuple([found.get(i) for i in range(count)])
 
 
-def _pass(values: tuple[Any, ...], hook: Hook) -> tuple[tuple[Any, ...], list[int] | None]:
+def _pass(values: tuple[Any, ...], run: Hook) -> tuple[tuple[Any, ...], list[int] | None]:
     """Pass the tensors among `values` through a record with a hook. Also where they are; None without a record."""
     positions = [i for i, x in enumerate(values) if isinstance(x, Tensor)]
     if not (state.grad and any(values[i].requires_grad for i in positions)):
         return values, None
     passed = BackwardHookFunction.apply(*[values[i] for i in positions])
     record = next(x.grad_fn for x in passed if x.grad_fn is not None)
+
+    def hook(inputs: Any, outputs: Any) -> Any:  # The name stands in messages.
+        return run(inputs, outputs)
+
     record.register_hook(hook)
     found = list(values)
     for i, x in zip(positions, passed, strict=True):
