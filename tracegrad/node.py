@@ -396,7 +396,7 @@ class OpNode(Node):
                 if counter is not None:
                     expected = 0 if versions is None else versions[len(operands)]
                     if counter.value != expected:
-                        view = x._view is not None and not x._view[3]
+                        view = x._view is not None
                         origin = x.grad_fn if view else x._grad_fn
                         raise modified_error(x._data, origin, counter, expected, self, x._output_nr)
                 operands.append(x if differentiable else getattr(x, "_data", x))

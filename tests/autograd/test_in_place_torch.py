@@ -445,3 +445,37 @@ def test_operators(name: str, dtype: str, other: str) -> None:
         for kernel, function in SHIFTS.items():
             theirs = theirs[0], theirs[1].replace(f'"{kernel}', f'"{function}')
     assert (ours == theirs) == ((name, dtype, other) not in POWERS_THAT_DIFFER)
+
+
+STALE: dict[str, Callable[[Any, Any], Any]] = {
+    "regular": lambda m, y: y.view(2, 1),
+    "several at once": lambda m, y: y.unbind()[0],
+    "of a custom function": lambda m, y: handed_on(m)(y),
+    "without grad": lambda m, y: m.no_grad()(y.view)(2, 1),
+}
+
+
+def handed_on(m: Any) -> Any:
+    class F(m.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx: Any, ct: Any) -> Any:
+            return ct
+
+    return F.apply
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("name", STALE)
+def test_a_saved_view_whose_base_was_changed(name: str, recorded: bool) -> None:
+    def run(m: Any, log: list[Any]) -> Any:
+        x = m.tensor([1.0, 2.0], requires_grad=True)
+        y = x * 1 if recorded else m.ones(2)
+        z = (STALE[name](m, y) * x.sum()).sum()
+        y.mul_(2)
+        z.backward()
+
+    compare(run)

@@ -112,7 +112,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], tuple[Any, ...]]]
         lambda a, b, c: a * b * c,
         lambda m: (constant(m), leaf(m), constant(m)),
     ),
-    "the first result without grad": (lambda a, b: (b * 2, a * b), lambda m: (leaf(m), constant(m))),
+    "the first result without grad": (
+        lambda a, b: (b * 2, a * b),
+        lambda m: (leaf(m), constant(m)),
+    ),
     "an input that is not used": (lambda a, b: a * 2, lambda m: (leaf(m), leaf(m))),
     "an input twice": (lambda a, b: a * b, lambda m: (leaf(m),) * 2),
     "an input in a list": (lambda a, b: a * b[0], lambda m: (constant(m), [leaf(m)])),

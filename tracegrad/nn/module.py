@@ -9,7 +9,6 @@ hooks. Here is running a module, registering its hooks, and changing a whole tre
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
