@@ -212,7 +212,7 @@ class LLScalarBuilder:
         nonzero = self.ne(rest, zero)
         differ = self.bit_xor(self.lt(y, zero), self.lt(rest, zero))
         moved = self.select(differ, self.add(rest, y), rest)
-        return self.select(nonzero, moved, self._copysign(zero, y))
+        return self.select(nonzero, moved, self.copysign(zero, y))
 
     def _float_floor_div(self, x: Element, y: Element) -> Element:
         # As NumPy's npy_floor_divide.
@@ -226,10 +226,10 @@ class LLScalarBuilder:
         up = self.gt(self.sub(quotient, floored), self.like(0.5, x))
         floored = self.select(up, self.add(floored, one), floored)
         true = self.div(x, y)
-        result = self.select(self.ne(quotient, zero), floored, self._copysign(zero, true))
+        result = self.select(self.ne(quotient, zero), floored, self.copysign(zero, true))
         return self.select(self.eq(y, zero), true, result)
 
-    def _copysign(self, x: Element, y: Element) -> Element:
+    def copysign(self, x: Element, y: Element) -> Element:
         p, q, _ = self._pair(x, y)
         return Element(self._intrinsic("llvm.copysign", p, q), x.dtype)
 

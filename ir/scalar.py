@@ -56,6 +56,10 @@ class ScalarBuilder(Protocol):
         """-1, 0 or 1; 0 for NaN, as torch (NumPy's ufunc gives NaN)."""
         ...
 
+    def copysign(self, x: Value, y: Value) -> Value:
+        """The magnitude of `x` with the sign of `y`. Floats."""
+        ...
+
     def minimum(self, x: Value, y: Value) -> Value:
         """NaN if either operand is."""
         ...

@@ -36,12 +36,18 @@ NOT_DIFFERENTIABLE = {
     "argmax": "makes integers",
     "argmin": "makes integers",
     "zeros": "does not depend on its operand",
+    "signbit": "makes bools",
+    "gcd": "takes integers",
+    "lcm": "takes integers",
 }
 INTERPRETED = {
     "input": "a value that is given, not computed",
     "const": "a value that is given, not computed",
     "zeros": "canonicalization replaces it",
     "integer_pow": "rare, and not worth a loop in native code",
+    "gcd": "takes as many turns as the numbers need",
+    "lcm": "takes as many turns as the numbers need",
+    "nextafter": "rare, and made of bits rather than numbers",
     "as_strided": "depends on where its operand stands in memory",
     "restride": "only follows as_strided",
     "strided_update": "only follows as_strided",
@@ -109,5 +115,6 @@ class Recorder:
     "op", [op for op in OPS if op.kind == "pointwise" and op.lower], ids=lambda op: op.name
 )
 def test_lowerings_keep_to_the_protocol(op: Op) -> None:
-    attrs = {"exponent": 3} if op.name == "power" else {}
+    attrs = {"exponent": 3, "n": 2}
+    attrs = {name: attrs[name] for name in op.attrs}
     assert op.lower(Recorder(), *(object() for _ in op.operands), **attrs) is not None

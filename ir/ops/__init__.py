@@ -13,6 +13,7 @@ from . import (
     selection,
     shape,
     source,
+    special,
     strided,
     transcendental,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "selection",
     "shape",
     "source",
+    "special",
     "strided",
     "transcendental",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..formulas import whole_power
 from ..op import Op, floating, pointwise
 from .comparison import eq, ge
 from .error_function import evaluate_erf, evaluate_erfc
@@ -49,16 +50,7 @@ def _lower_power(s: Any, x: Any, exponent: float) -> Any:
     """Small integer exponents by repeated squaring, the others by ``pow``."""
     if exponent != int(exponent) or abs(exponent) > 64:
         return s.sqrt(x) if exponent == 0.5 else s.call("pow", x, s.like(exponent, x))
-    remaining, square, result = abs(int(exponent)), x, None
-    while remaining:
-        if remaining & 1:
-            result = square if result is None else s.mul(result, square)
-        remaining >>= 1
-        if remaining:
-            square = s.mul(square, square)
-    if result is None:
-        return s.like(1, x)
-    return s.div(s.like(1, x), result) if exponent < 0 else result
+    return whole_power(s, x, int(exponent))
 
 
 # A power with a constant exponent: by far the most common, and its own derivative needs no logarithm.
