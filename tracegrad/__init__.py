@@ -62,7 +62,9 @@ from tracegrad.ops.creation import (
     zeros_like,
 )
 from tracegrad.ops.elementwise import result_type, where
+from tracegrad.ops.numeric import fill
 from tracegrad.ops.shaping import broadcast_tensors, cat, concat, concatenate, hstack, stack, vstack
+from tracegrad.ops.special import polygamma
 from tracegrad.ops.striding import split
 from tracegrad.random import (
     Generator,
@@ -100,6 +102,8 @@ _functions = {
     name: getattr(Tensor, name)
     for names in (
         _methods.ELEMENTWISE,
+        _methods.SPECIAL,
+        _methods.NUMERIC,
         _methods.REDUCTIONS,
         _methods.SHAPING,
         _methods.STRIDING,
@@ -115,7 +119,7 @@ globals().update(_functions)
 
 def __getattr__(name: str) -> Any:
     """The compiler, function transforms, the profiler and checkpoints are imported when they are first used."""
-    if name in ("func", "profiler", "utils"):
+    if name in ("func", "profiler", "special", "utils"):
         return importlib.import_module(f"tracegrad.{name}")
     home = {"compile": "tracegrad.compiler", "vmap": "tracegrad.func"}.get(name)
     if home is not None:

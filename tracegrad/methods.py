@@ -18,8 +18,10 @@ from tracegrad.ops import (
     creation,
     indexing,
     linalg,
+    numeric,
     reduction,
     shaping,
+    special,
     striding,
 )
 from tracegrad.ops import (
@@ -127,8 +129,13 @@ ELEMENTWISE = (
     "less_equal gt greater ge greater_equal bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift "
     "bitwise_right_shift true_divide add "
     "sub subtract div divide reciprocal square pow eq ne not_equal logical_not logical_and logical_or "
-    "logical_xor isnan isinf isfinite clamp clip clamp_min clamp_max relu lerp addcmul addcdiv logaddexp "
+    "logical_xor isnan isinf isfinite clamp clip clamp_min clamp_max relu lerp addcmul addcdiv "
     "masked_fill isclose clone"
+).split()
+SPECIAL = "lgamma digamma mvlgamma erfinv logit xlogy sinc i0 logaddexp logaddexp2".split()
+NUMERIC = (
+    "positive sgn signbit fix isposinf isneginf isreal nan_to_num hypot nextafter gcd lcm copysign ldexp "
+    "float_power fmax fmin heaviside deg2rad rad2deg"
 ).split()
 REDUCTIONS = (
     "sum mean nansum amax amin argmax argmin max min any all count_nonzero cumsum var std logsumexp softmax "
@@ -159,14 +166,16 @@ IN_PLACE = (
     "masked_fill floor_divide remainder fmod div divide true_divide atan2 arctan2 lt less le less_equal gt "
     "greater ge greater_equal eq ne not_equal logical_not logical_and logical_or logical_xor bitwise_and "
     "bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift tril triu cumsum scatter_add "
-    "index_add index_put index_fill index_copy masked_scatter addmm"
+    "index_add index_put index_fill index_copy masked_scatter addmm lgamma digamma mvlgamma erfinv logit "
+    "xlogy sinc i0 sgn fix nan_to_num hypot nextafter gcd lcm copysign ldexp heaviside deg2rad rad2deg"
 ).split()
 
 # Those that torch offers as functions as well.
 IN_PLACE_FUNCTIONS = (
     "neg negative abs exp exp2 expm1 log log1p log2 log10 sqrt rsqrt sin cos tan asin arcsin acos arccos atan "
     "arctan sinh cosh tanh asinh arcsinh acosh arccosh atanh arctanh sigmoid erf erfc floor ceil trunc round frac "
-    "square reciprocal clamp clip clamp_min clamp_max relu zero fill detach"
+    "square reciprocal clamp clip clamp_min clamp_max relu zero fill detach logit xlogy sinc i0 fix nan_to_num gcd "
+    "lcm ldexp deg2rad rad2deg"
 ).split()
 
 
@@ -174,6 +183,8 @@ def attach() -> None:
     """Complete the Tensor class."""
     for names, module in (
         (ELEMENTWISE, ew),
+        (SPECIAL, special),
+        (NUMERIC, numeric),
         (REDUCTIONS, reduction),
         (SHAPING, shaping),
         (SHAPING_METHODS, shaping),
@@ -211,7 +222,10 @@ def attach() -> None:
         "__neg__": ew.neg,
         "__abs__": ew.abs,
         "__invert__": ew.bitwise_not,
-        "__pos__": lambda self: self,
+        "__pos__": numeric.positive,
+        "polygamma": special.polygamma_of,
+        "polygamma_": special.polygamma_,
+        "float_power_": numeric.float_power_,
         "add_": ew.in_place_binary(registered("add"), ew.add),
         "sub_": ew.in_place_binary(registered("sub"), ew.sub),
         "subtract_": ew.in_place_binary(registered("sub"), ew.sub),

@@ -281,8 +281,8 @@ class Node:
 
 
 def name_of_op(op: Op) -> str:
-    """``SinBackward0`` for the op ``sin``."""
-    return "".join(part.capitalize() for part in op.name.split("_")) + "Backward0"
+    """``SinBackward0`` for the op ``sin``, ``Log1PBackward0`` for ``log1p``."""
+    return re.sub(r"(?:^|_|(?<=\d))([a-z])", lambda m: m[1].upper(), op.name) + "Backward0"
 
 
 _classes: dict[Op, type[OpNode]] = {}
@@ -291,7 +291,6 @@ _classes: dict[Op, type[OpNode]] = {}
 _TORCH_NAMES = {
     "power": "PowBackward0",
     "pow": "PowBackward1",
-    "log1p": "Log1PBackward0",
     "max": "AmaxBackward0",
     "remainder": "RemainderBackward1",
     "fmod": "FmodBackward1",

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..formulas import whole_power
 from ..op import Op, floating, pointwise
-from .comparison import eq, ge
+from .comparison import bit_and, eq, ge
 from .error_function import evaluate_erf, evaluate_erfc
 from .samples import FLOATS, binary, unary
 from .selection import where
@@ -69,10 +69,10 @@ power: Op = pointwise(
 )
 
 
-def _pow_exponent_partial(ct: Any, x: Any, y: Any, out: Any) -> Any:
-    """out * log(x), with the limits at x = 0 that torch takes."""
-    at_zero = where(ge(y, 0.0), 0.0, ct * -math.inf)
-    return where(eq(x, 0.0), at_zero, ct * (out * log(x)))
+def _pow_exponent_partial(x: Any, y: Any, out: Any) -> Any:
+    """out * log(x), but 0 where zero has a power that is not negative, as torch."""
+    constant = bit_and(eq(x, 0.0), ge(y, 0.0))
+    return out * log(where(constant, 1.0, x))
 
 
 pow_: Op = pointwise(

@@ -30,6 +30,7 @@ ALIASES = {
     "less_equal": "le", "multiply": "mul", "negative": "neg", "not_equal": "ne", "rsub": "sub", "square": "pow",
     "subtract": "sub", "take_along_dim": "gather", "tile": "repeat", "true_divide": "div", "vstack": "cat",
     "mv": "matmul", "dot": "matmul", "split_with_sizes": "split", "nonzero_numpy": "nonzero",
+    "fix": "trunc", "gammaln": "lgamma", "psi": "digamma", "multigammaln": "mvlgamma", "expit": "sigmoid",
 }  # fmt: skip
 # Of views, and of what only copies, a profile shows our ops.
 OWN_OPS = {"aten::view", "aten::permute", "aten::slice", "aten::expand", "aten::clone"}
@@ -37,13 +38,13 @@ VIEWS = set(
     "reshape view_as reshape_as flatten ravel unflatten transpose swapaxes swapdims movedim moveaxis t unsqueeze "
     "squeeze broadcast_to expand_as narrow".split()
 )
-COPIES = {"floor", "ceil", "trunc", "round"}  # of integers
+COPIES = {"floor", "ceil", "trunc", "round", "fix"}  # of integers
 # With these keywords an operation is a few of ours, which it does not enclose.
 KEYWORDS = {"alpha", "rounding_mode", "decimals"}
 
 
 def canonical(name: str) -> str:
-    plain = name.removeprefix("aten::")
+    plain = name.removeprefix("aten::").removeprefix("special_")
     return "aten::" + ALIASES.get(plain, plain)
 
 

@@ -29,6 +29,11 @@ RECORDS_THAT_DIFFER = {
     "matmul(f2x3x4,f4)": _BATCHED,
     "matmul(f3,f2x3x4)": _BATCHED,
     "matmul(f5x1x2x3,f2x3x4)": _BATCHED,
+    **dict.fromkeys(
+        ("special.ndtr(f2x3)", "special.ndtr(f)", "special.ndtr(f7)"),
+        "torch adds 1 to erf, which loses the left tail",
+    ),
+    "special.round(f2x3)": "torch hands on that there are no decimals",
     "inner(f4,f4)": "torch permutes first",
     "inner(f2x3,f5x3)": "torch permutes first",
     "take_along_dim(f2x3,i2x3,1)": "torch expands first, also where nothing changes",

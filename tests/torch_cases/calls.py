@@ -23,6 +23,8 @@ class X(NamedTuple):
 
     def draw(self, rng: np.random.Generator, floating: str) -> np.ndarray:
         if self.dtype == "float":
+            if not self.low < self.high:  # One value, which may be infinite, or NaN.
+                return np.full(self.shape, self.low, floating)
             return np.asarray(rng.uniform(self.low, self.high, self.shape).astype(floating))
         if self.dtype == "bool":
             return np.asarray(rng.integers(0, 2, self.shape).astype(bool))

@@ -106,6 +106,16 @@ def floating(x: Tensor) -> Tensor:
     return x if x._data.dtype.kind == "f" else to_dtype(x, default_float())
 
 
+def require_tensors(function: str, **arguments: tuple[int, Any]) -> None:
+    """Raise torch's TypeError unless all of these arguments, given as name=(position, value), are tensors."""
+    for name, (position, value) in arguments.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{function}(): argument '{name}' (position {position}) must be Tensor, not "
+                f"{type(value).__name__}"
+            )
+
+
 def canonical_dim(dim: int, ndim: int) -> int:
     """A dimension counted from the front.
 

@@ -43,9 +43,6 @@ def write_out(result: Tensor, out: Tensor | None) -> Tensor:
     return store(out, result)
 
 
-_WORDS = {"b1": "Bool", "f32": "Float", "f64": "Double"}
-
-
 def refuse_dtype(x: Tensor, kinds: str, name: str) -> None:
     """Raise torch's error for an operation that is not defined for the dtype of `x`.
 
@@ -53,10 +50,10 @@ def refuse_dtype(x: Tensor, kinds: str, name: str) -> None:
         NotImplementedError: the kind of the dtype is among `kinds`.
     """
     if x._data.dtype.kind in kinds:
-        raise NotImplementedError(f"\"{name}\" not implemented for '{_WORDS[x.dtype.name]}'")
+        raise NotImplementedError(f"\"{name}\" not implemented for '{x.dtype.legacy_name}'")
 
 
-def _unary(
+def unary(
     name: str, op_name: str | None = None, *, integers: bool = False
 ) -> Callable[..., Tensor]:
     """The function for a unary op; `integers` says that it keeps integers (neg, abs)."""
@@ -100,9 +97,9 @@ def _binary(
     return function
 
 
-_neg = _unary("neg", integers=True)
-abs = absolute = _unary("abs", integers=True)
-_sign = _unary("sign", integers=True)
+_neg = unary("neg", integers=True)
+abs = absolute = unary("abs", integers=True)
+_sign = unary("sign", integers=True)
 
 
 def neg(input: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -129,30 +126,30 @@ def sign(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     return _sign(input, out=out)
 
 
-exp = _unary("exp")
-exp2 = _unary("exp2")
-expm1 = _unary("expm1")
-log = _unary("log")
-log1p = _unary("log1p")
-log2 = _unary("log2")
-log10 = _unary("log10")
-sqrt = _unary("sqrt")
-rsqrt = _unary("rsqrt")
-sin = _unary("sin")
-cos = _unary("cos")
-tan = _unary("tan")
-asin = arcsin = _unary("asin")
-acos = arccos = _unary("acos")
-atan = arctan = _unary("atan")
-sinh = _unary("sinh")
-cosh = _unary("cosh")
-tanh = _unary("tanh")
-asinh = arcsinh = _unary("asinh")
-acosh = arccosh = _unary("acosh")
-atanh = arctanh = _unary("atanh")
-sigmoid = _unary("sigmoid")
-erf = _unary("erf")
-erfc = _unary("erfc")
+exp = unary("exp")
+exp2 = unary("exp2")
+expm1 = unary("expm1")
+log = unary("log")
+log1p = unary("log1p")
+log2 = unary("log2")
+log10 = unary("log10")
+sqrt = unary("sqrt")
+rsqrt = unary("rsqrt")
+sin = unary("sin")
+cos = unary("cos")
+tan = unary("tan")
+asin = arcsin = unary("asin")
+acos = arccos = unary("acos")
+atan = arctan = unary("atan")
+sinh = unary("sinh")
+cosh = unary("cosh")
+tanh = unary("tanh")
+asinh = arcsinh = unary("asinh")
+acosh = arccosh = unary("acosh")
+atanh = arctanh = unary("atanh")
+sigmoid = unary("sigmoid")
+erf = unary("erf")
+erfc = unary("erfc")
 
 
 def _rounding(name: str) -> Callable[..., Tensor]:
@@ -507,13 +504,6 @@ def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) 
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
     """``input + value * tensor1 / tensor2``."""
     return add(input, _scaled(div(tensor1, tensor2), value))
-
-
-@composite("LogaddexpBackward0")
-def logaddexp(input: Tensor, other: Tensor) -> Tensor:
-    """log(exp(a) + exp(b)) without overflow."""
-    high = maximum(input, other)
-    return add(high, log1p(exp(neg(abs(sub(input, other))))))
 
 
 @reported("aten::masked_fill")
