@@ -98,6 +98,19 @@ class Special:
         self.kernel = kernel
 
 
+class Expansion:
+    """No code of its own: before code is made, the pass ``expand`` puts other ops in its place.
+
+    Attributes:
+        expand: ``expand(*operands, **attrs)``: the value, as an expression of ops.
+    """
+
+    __slots__ = ("expand",)
+
+    def __init__(self, expand: Callable[..., Any]) -> None:
+        self.expand = expand
+
+
 def normalized_reduction(type: TensorType, axis: tuple[int, ...], keepdims: bool) -> TensorType:
     """The type of a reduction of `type` over `axis`."""
     if keepdims:

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 from tracegrad.ir import Op, all_ops
-from tracegrad.ir.lowering import Generated, Movement, Placement, Reduce, Special
+from tracegrad.ir.lowering import Expansion, Generated, Movement, Placement, Reduce, Special
 from tracegrad.ir.scalar import ScalarBuilder
 
 OPS = all_ops()
@@ -90,7 +90,7 @@ def test_lowerings_fit(op: Op) -> None:
         parameters = list(inspect.signature(op.lower).parameters)
         assert parameters == ["s", *op.operands, *op.attrs]
     else:
-        assert isinstance(op.lower, Movement | Placement | Reduce | Generated | Special)
+        assert isinstance(op.lower, Expansion | Movement | Placement | Reduce | Generated | Special)
     if isinstance(op.lower, Generated):
         parameters = list(inspect.signature(op.lower.lower).parameters)
         assert parameters == ["s", "position", *op.operands, *op.attrs]

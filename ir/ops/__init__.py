@@ -7,6 +7,7 @@ composition of these, in :mod:`tracegrad.ops` and :mod:`tracegrad.nn.functional`
 from . import (
     arithmetic,
     comparison,
+    convolution,
     indexing,
     linalg,
     reduction,
@@ -16,11 +17,13 @@ from . import (
     special,
     strided,
     transcendental,
+    windows,
 )
 
 __all__ = [
     "arithmetic",
     "comparison",
+    "convolution",
     "indexing",
     "linalg",
     "reduction",
@@ -30,4 +33,5 @@ __all__ = [
     "special",
     "strided",
     "transcendental",
+    "windows",
 ]

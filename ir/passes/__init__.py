@@ -10,6 +10,7 @@ from .canonicalize import canonicalize
 from .constant_fold import fold_constants
 from .cse import eliminate_common_subexpressions
 from .dce import eliminate_dead_code
+from .expand import expand
 from .observe import dump, observer
 from .partition import Partition, partition
 from .pipeline import PASSES, AfterEach, GraphPass, PassPipeline, graph_pass
@@ -18,6 +19,7 @@ DEFAULT: tuple[GraphPass, ...] = (
     eliminate_dead_code,
     canonicalize,
     fold_constants,
+    expand,
     eliminate_common_subexpressions,
     canonicalize,  # Operands that have become the same node enable more rules.
     eliminate_dead_code,
@@ -32,5 +34,5 @@ def optimize(graph: Graph) -> Graph:
 __all__ = [
     "DEFAULT", "PASSES", "AfterEach", "GraphPass", "Partition", "PassPipeline", "algebra",
     "canonicalize", "dump", "eliminate_common_subexpressions", "eliminate_dead_code",
-    "fold_constants", "graph_pass", "movement", "observer", "optimize", "partition",
+    "expand", "fold_constants", "graph_pass", "movement", "observer", "optimize", "partition",
 ]  # fmt: skip

@@ -24,6 +24,14 @@ from tracegrad.nn.activation_functions import (
     tanh,
     tanhshrink,
 )
+from tracegrad.nn.convolution_functions import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from tracegrad.nn.layer_functions import (
     batch_norm,
     dropout,
@@ -50,6 +58,12 @@ __all__ = [
     "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "cross_entropy",
     "dropout",
     "elu",
