@@ -40,6 +40,14 @@ from tracegrad.ir.types import (
     int64,
     uint8,
 )
+from tracegrad.nn.convolution_functions import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from tracegrad.ops.conversion import can_cast, get_default_dtype, promote_types, set_default_dtype
 from tracegrad.ops.creation import (
     arange,

@@ -247,12 +247,16 @@ def edge_of(x: Tensor) -> Edge:
     return x if x._grad_fn is None else x._grad_fn
 
 
+ABSENT: Any = object()
+
+
 def shown_as(out: Tensor, name: str, *operands: Any) -> Tensor:
     """Have the record of `out` shown to users as that of one operation on `operands`. Returns `out`.
 
     Args:
         name: of the record, as ``SinBackward0``.
-        operands: arguments of the operation; those that are no floating tensors are left out.
+        operands: arguments of the operation; those that are no floating tensors are left out. `ABSENT` stands for
+            a tensor that was not given, which torch shows as an edge to nowhere.
     """
     node = out._grad_fn
     if isinstance(node, OpNode):
@@ -263,6 +267,8 @@ def shown_as(out: Tensor, name: str, *operands: Any) -> Tensor:
                 if edge is node:  # The operation did nothing.
                     return out
                 edges.append((edge, x._output_nr))
+            elif x is ABSENT:
+                edges.append((None, 0))
         present(node, name, tuple(edges))
     return out
 

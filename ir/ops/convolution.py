@@ -21,7 +21,7 @@ from ..op import Op, bilinear
 from ..types import Shape, TensorType
 from .linalg import matmul
 from .samples import with_attrs
-from .shape import flip, pad, permute, reshape, slice_
+from .shape import flip, pad, permute, reshape, slice_, swap_last
 from .windows import overlap_add, span, windows
 
 
@@ -83,9 +83,11 @@ def _gathered(x: Any, y: Any, stride: Shape, low: Shape, high: Shape, dilation: 
         columns = permute(seen, dims=(0, 1, 2, *places, *spatial))
         columns = reshape(columns, shape=(n, groups, depth, count))
         return reshape(matmul(rows, columns), shape=(n, groups, filters, *counts))
-    columns = permute(seen, dims=(1, 2, *places, 0, *spatial))
-    columns = reshape(columns, shape=(groups, depth, n * count))
-    product = reshape(matmul(rows, columns), shape=(groups, filters, n, *counts))
+    # The windows as rows: what is larger varies fastest.
+    found = reshape(
+        permute(seen, dims=(1, 0, *spatial, 2, *places)), shape=(groups, n * count, depth)
+    )
+    product = reshape(matmul(rows, swap_last(found)), shape=(groups, filters, n, *counts))
     return permute(product, dims=(2, 0, 1, *spatial))
 
 
@@ -131,7 +133,7 @@ def _scattered(
 ) -> Any:
     """The convolution of an input that is spread out: what each element gives is added up where it goes."""
     n, groups, channels, *extents = x.shape
-    filters, *size = y.shape[1], *y.shape[3:]
+    filters, size = y.shape[1], tuple(y.shape[3:])
     rank = len(size)
     places = tuple(range(3, 3 + rank))
     turned = permute(flip(y, axes=places), dims=(0, 1, *places, 2))

@@ -103,7 +103,9 @@ def _overlap_add(x: np.ndarray, extents: Shape, stride: Shape, dilation: Shape) 
     total = np.zeros((*lead, *extents), x.dtype)
     for place in itertools.product(*map(range, size)):
         start = tuple(j * d for j, d in zip(place, dilation, strict=True))
-        total[(..., *box(start, counts, stride))] += x[(..., *place)]
+        target: Any = (..., *box(start, counts, stride))
+        source: Any = (..., *place)
+        total[target] += x[source]
     return total
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.dispatch import apply, composite
+from tracegrad.dispatch import ABSENT, apply, composite
 from tracegrad.ir.op import registered
 from tracegrad.ir.ops.windows import span
 from tracegrad.ops import elementwise as ew
@@ -243,7 +243,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, setting: _Setting) 
         )
     _check_not_empty(x)
     _check_dtypes(x, weight, bias)
-    out = _convolve(x, weight, bias, setting, low, high)
+    out = _convolve(x, weight, ABSENT if bias is None else bias, setting, low, high)
     return squeeze(out, 0) if unbatched else out
 
 
@@ -270,7 +270,7 @@ def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None, setting: _Settin
             f"Given input size per channel: {_product(x.shape[2:])}. Calculated output size per channel: "
             f"{_product(extents)}. Output size is too small"
         )
-    out = _convolve_transposed(x, weight, bias, setting, low, high)
+    out = _convolve_transposed(x, weight, ABSENT if bias is None else bias, setting, low, high)
     return squeeze(out, 0) if unbatched else out
 
 
@@ -278,7 +278,7 @@ def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None, setting: _Settin
 def _convolve(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
+    bias: Any,
     setting: _Setting,
     low: tuple[int, ...],
     high: tuple[int, ...],
@@ -306,7 +306,7 @@ def _convolve(
 def _convolve_transposed(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
+    bias: Any,
     setting: _Setting,
     low: tuple[int, ...],
     high: tuple[int, ...],
@@ -330,11 +330,11 @@ def _convolve_transposed(
     return _finished(out, bias)
 
 
-def _finished(out: Tensor, bias: Tensor | None) -> Tensor:
-    """Without the axis of the groups, and with the bias."""
+def _finished(out: Tensor, bias: Any) -> Tensor:
+    """Without the axis of the groups, and with the bias unless it is ABSENT."""
     n, groups, filters, *extents = out.shape
     out = contiguous(reshape(out, (n, groups * filters, *extents)))
-    if bias is None:
+    if bias is ABSENT:
         return out
     return ew.add(out, reshape(bias, (-1, *(1,) * len(extents))))
 
@@ -465,7 +465,7 @@ def _check_dtypes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             f"Input type ({x.type()}) and weight type ({weight.type()}) should be the same"
         )
     if bias is not None and bias.dtype is not x.dtype:
-        names = [{"Long": "long int"}.get(v.type()[6:-6], v.type()[6:-6].lower()) for v in (x, bias)]
-        raise RuntimeError(
-            f"Input type ({names[0]}) and bias type ({names[1]}) should be the same"
-        )
+        names = [
+            {"Long": "long int"}.get(v.type()[6:-6], v.type()[6:-6].lower()) for v in (x, bias)
+        ]
+        raise RuntimeError(f"Input type ({names[0]}) and bias type ({names[1]}) should be the same")
