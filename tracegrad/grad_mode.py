@@ -60,6 +60,7 @@ class ModeState(threading.local):
         levels: the :mod:`tracegrad.levels` that are going on, outermost first.
         exact: whether `exact_where` is on; rare, since compiled code depends on it.
         saved_hooks: the pair of hooks that pack and unpack saved tensors (see :mod:`tracegrad.saved`), or None.
+        keeper: the :class:`tracegrad.autograd.mutation.SavedCopies` to be told before a storage is changed, or None.
         saved_hooks_disabled: why there must be none: the message of the error; or None.
         task: the backward pass that is running, a :class:`tracegrad.autograd.engine.GraphTask`, or None.
     """
@@ -77,6 +78,7 @@ class ModeState(threading.local):
     finder: Any = Rare()
     exact: Any = Rare()
     saved_hooks: Any = Rare()
+    keeper: Any = Rare()
     saved_hooks_disabled: str | None = None
 
     def __init__(self) -> None:

@@ -118,6 +118,8 @@ def check_in_place(
         raise RuntimeError(_REPEATED)
     if not data.flags.writeable:
         make_writeable(x)
+    if state.watched and state.keeper is not None:
+        state.keeper.before_change(x)
     counter = x._counter
     if counter is not None:
         for y in operands:
@@ -195,6 +197,8 @@ def store(x: Tensor, value: Tensor) -> Tensor:
     if is_lifted(x):
         x._data.level.store(x, value)  # type: ignore[attr-defined]
     else:
+        if state.watched and state.keeper is not None:
+            state.keeper.before_change(x)
         target[...] = data
     set_history(x, value)
     return x

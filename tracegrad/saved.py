@@ -132,13 +132,23 @@ def pack_record(node: OpNode, out: Tensor) -> None:
 
 
 class SavedTensor:
-    """One tensor that a record keeps: ``node._raw_saved_self``. Its hooks can be set once."""
+    """One tensor that a record keeps: ``node._raw_saved_self``. Its hooks can be set once.
 
-    __slots__ = ("_index", "_node")
+    Args:
+        node: the record.
+        index: which of its saved tensors; None for the result.
+        repack: ``repack(node, index, pack_hook, unpack_hook)`` packs it.
+    """
 
-    def __init__(self, node: OpNode, index: int | None) -> None:
+    __slots__ = ("_hooked", "_index", "_node", "_repack")
+
+    def __init__(
+        self, node: Any, index: int | None, repack: Callable[..., None] | None = None
+    ) -> None:
         self._node = weakref.ref(node)
         self._index = index
+        self._repack = repack or _repack
+        self._hooked = False
 
     def register_hooks(
         self, pack_hook: Callable[[Tensor], Any], unpack_hook: Callable[[Any], Tensor]
@@ -146,29 +156,53 @@ class SavedTensor:
         """Pack the tensor at once, and unpack it whenever it is read.
 
         Raises:
-            RuntimeError: it has hooks, or it was freed.
+            RuntimeError: it has hooks, or it was freed, or None was saved.
             TypeError: the hooks cannot be called.
         """
         if not (callable(pack_hook) and callable(unpack_hook)):
-            raise TypeError("register_hooks(): incompatible function arguments.")
-        node, index = self._node(), self._index
+            raise TypeError(
+                "register_hooks(): incompatible function arguments. The following argument types are supported:\n"
+                "    1. (self: SavedTensor, arg0: function, arg1: function) -> None"
+            )
+        if self._hooked:
+            raise RuntimeError(_TWICE)
+        node = self._node()
         if node is None or node.saved is None:
             raise RuntimeError(_FREED)
-        values = node.saved
-        if isinstance(values, tuple):
-            values = PackedValues(values, node.saved_out)
-        assert isinstance(values, PackedValues)
-        known = values.out if index is None else values.operands[index]
-        if isinstance(known, PackedTensor):
-            raise RuntimeError(_TWICE)
-        if index is None:
-            tensor = late_bound["rebuild_output"](known, node)
-            values.out = PackedTensor(tensor, pack_hook, unpack_hook, None)
-            node.out_counter = None
-        else:
-            packed = PackedTensor(known, pack_hook, unpack_hook, node.edges[index])
-            values.operands = (*values.operands[:index], packed, *values.operands[index + 1 :])
-        node.saved, node.saved_out = values, None
+        self._repack(node, self._index, pack_hook, unpack_hook)
+        self._hooked = True
+
+
+def packed_by(known: Any, pack: Callable[..., Any], unpack: Callable[..., Any], edge: Edge) -> Any:
+    """A saved tensor, packed by hooks that the user sets for it alone.
+
+    Raises:
+        RuntimeError: it is packed already, or None.
+    """
+    if known is None:
+        raise RuntimeError("Calling register_hooks on a saved tensor with value None is forbidden")
+    if isinstance(known, PackedTensor):
+        raise RuntimeError(_TWICE)
+    return PackedTensor(known, pack, unpack, edge)
+
+
+def _repack(
+    node: OpNode, index: int | None, pack: Callable[..., Any], unpack: Callable[..., Any]
+) -> None:
+    values = node.saved
+    if isinstance(values, tuple):
+        values = PackedValues(values, node.saved_out)
+    assert isinstance(values, PackedValues)
+    if index is None:
+        known = values.out
+        if not isinstance(known, PackedTensor):
+            known = late_bound["rebuild_output"](known, node)
+        values.out = packed_by(known, pack, unpack, None)
+        node.out_counter = None
+    else:
+        packed = packed_by(values.operands[index], pack, unpack, node.edges[index])
+        values.operands = (*values.operands[:index], packed, *values.operands[index + 1 :])
+    node.saved, node.saved_out = values, None
 
 
 late_bound["saved_tensor"] = SavedTensor

@@ -7,7 +7,7 @@ A :class:`FunctionNode` is the record that ``apply`` leaves; what it keeps for t
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,18 @@ from tracegrad.ir.op import unbroadcast
 from tracegrad.node import FREED_MESSAGE, Node, modified_error
 from tracegrad.ops.arguments import to_dtype
 from tracegrad.ops.creation import zeros
-from tracegrad.saved import PackedTensor, pack_tensor
+from tracegrad.saved import PackedTensor, SavedTensor, pack_tensor, packed_by
 from tracegrad.tensor import Tensor, is_lifted, new_tensor
 
 _OF_THE_RECORD = frozenset(
-    ("metadata", "name", "next_functions", "register_hook", "register_prehook")
+    (
+        "_raw_saved_tensors",
+        "metadata",
+        "name",
+        "next_functions",
+        "register_hook",
+        "register_prehook",
+    )
 )
 
 _READ_ONCE = (
@@ -207,6 +214,13 @@ class FunctionNode(Node):
         out._grad_fn, out._output_nr, out._requires_grad = self, number, True
         return out
 
+    @property
+    def _raw_saved_tensors(self) -> tuple[SavedTensor, ...]:
+        """What was saved, as objects on which hooks can be set."""
+        if self.saved is None:
+            raise RuntimeError(FREED_MESSAGE)
+        return tuple([SavedTensor(self, k, _repack) for k in range(len(self.saved))])
+
     def release(self) -> None:
         if self.saved:
             self.saved = None
@@ -270,6 +284,17 @@ class FunctionNode(Node):
             value = unbroadcast(value, tuple(shape))
         value = to_dtype(value, dtype)
         return value if differentiable else value._data
+
+
+def _repack(
+    node: FunctionNode, index: int, pack: Callable[..., Any], unpack: Callable[..., Any]
+) -> None:
+    """Pack one of the saved tensors by hooks of its own."""
+    assert node.saved is not None
+    known, _, number = node.saved[index]
+    edge = edge_of(known) if isinstance(known, Tensor) and number is None else None
+    entry = packed_by(known, pack, unpack, edge), 0, number
+    node.saved = (*node.saved[:index], entry, *node.saved[index + 1 :])
 
 
 def _renewed(x: Any) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from tracegrad.autograd.mutation import SavedCopies
 from tracegrad.grad_mode import state
 from tracegrad.node import GradientEdge, Node, RemovableHandle
 from tracegrad.tensor import Tensor
@@ -17,6 +18,7 @@ from tracegrad.tensor import Tensor
 __all__ = [
     "GradientEdge",
     "Node",
+    "allow_mutation_on_saved_tensors",
     "disable_saved_tensors_hooks",
     "get_gradient_edge",
     "increment_version",
@@ -79,6 +81,31 @@ def disable_saved_tensors_hooks(error_message: str) -> Iterator[None]:
         yield
     finally:
         state.saved_hooks_disabled = before
+
+
+@contextmanager
+def allow_mutation_on_saved_tensors() -> Iterator[SavedCopies]:
+    """Inside, tensors that are saved for backward may be changed in place: they are copied before.
+
+    Both the forward and the backward pass must be inside. Compiled functions run eagerly.
+
+    Returns:
+        A context manager; what it gives has ``original`` and ``cloned``, what was saved as it is, and the copies.
+
+    Raises:
+        RuntimeError: it is on already.
+        AssertionError: in a backward pass after the context's end.
+    """
+    if state.keeper is not None:
+        raise RuntimeError("allow_mutation_on_saved_tensors contexts cannot be nested")
+    copies = SavedCopies()
+    with saved_tensors_hooks(copies.pack, copies.unpack):
+        state.keeper = copies
+        try:
+            yield copies
+        finally:
+            state.keeper = None
+            copies.clear()
 
 
 def get_gradient_edge(tensor: Tensor) -> GradientEdge:
