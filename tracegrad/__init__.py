@@ -22,6 +22,7 @@ from tracegrad.grad_mode import (
     enable_grad,
     inference_mode,
     is_grad_enabled,
+    is_inference_mode_enabled,
     no_grad,
     set_grad_enabled,
 )
@@ -60,6 +61,7 @@ from tracegrad.ops.creation import (
     from_numpy,
     full,
     full_like,
+    is_inference,
     is_tensor,
     linspace,
     meshgrid,

@@ -45,7 +45,7 @@ from tracegrad.ir.interpreter import InterpretedExecutable
 from tracegrad.ir.location import SourceLocation
 from tracegrad.ir.program import Executable, Program
 from tracegrad.nn.module_hooks import of_all_modules
-from tracegrad.node import Node, hooks_added
+from tracegrad.node import UNTRACKED, Node, hooks_added
 from tracegrad.plan import Plan, RefusedError, plan
 from tracegrad.reporting import report_native
 from tracegrad.size import Size
@@ -194,7 +194,11 @@ class CompiledFunction:
             stats.eager += 1
             return self._function(*args, **kwargs)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        key = spec, tuple([_leaf_key(leaf) for leaf in leaves]), state.exact
+        if state.inference is None and any(t._counter is UNTRACKED for t in tensors):
+            stats.eager += 1
+            return self._function(*args, **kwargs)  # Each operation looks whether it may take them.
+        modes = state.exact, state.inference
+        key = spec, tuple([_leaf_key(leaf) for leaf in leaves]), modes
         missed = False
         if stats.native != self._native_before:  # Calls by the fast way reset the counts as well.
             self._missed_in_a_row = self._traced_in_a_row = 0
@@ -274,7 +278,7 @@ class CompiledFunction:
         for number, tensor in enumerate(tensors):
             tensor._renew()
             trace.argument(tensor, number)
-        grad_enabled, exact = state.grad, state.exact
+        grad_enabled, modes = state.grad, (state.exact, state.inference)
         self.stats.traces += 1
         begin = time.perf_counter()
         state.trace = trace
@@ -286,7 +290,7 @@ class CompiledFunction:
             tracing.active[0] -= 1
             state.trace = None
         try:
-            if state.grad is not grad_enabled or state.exact is not exact:
+            if state.grad is not grad_enabled or (state.exact, state.inference) != modes:
                 raise RefusedError("it changes the grad mode")
             _check_arguments(args, kwargs, key[0], leaves)
             containers = list(pytree.containers((args, kwargs)))
@@ -369,7 +373,7 @@ class CompiledFunction:
     def _prefer(self, variant: Variant) -> None:
         """Try this variant first at the next call, by its fast call, and the latest others after it."""
         call = variant.call
-        if call is not None and not state.exact:  # Fast calls do not ask for rare modes.
+        if call is not None and not state.rare():  # Fast calls do not ask for rare modes.
             variant.known_hooks[0] = hooks_added[0]
             others = [other for other in self._calls if other is not call]
             self._calls = (call, *others[: MAX_FAST_CALLS - 1])

@@ -29,7 +29,7 @@ from tracegrad.ir.passes import optimize, partition
 from tracegrad.ir.program import Executable, Program
 from tracegrad.ir.types import TensorType
 from tracegrad.node import FREED_MESSAGE, Node, OpNode, modified_error, next_sequence
-from tracegrad.tensor import Tensor, new_tensor
+from tracegrad.tensor import Tensor, new_tensor, version_of
 from tracegrad.tracing import Trace
 
 _CONST = registered("const")
@@ -659,7 +659,7 @@ class CompiledBackward(Node):
         tensors, versions = self.tensors, self.versions
         assert tensors is not None
         for number, version in self.derivative.watched:
-            if tensors[number]._version - versions[number] != version:
+            if version_of(tensors[number]) - versions[number] != version:
                 return True
         return any(counter.value != version for counter, version in self.counters.values())
 
@@ -677,7 +677,7 @@ class CompiledBackward(Node):
         read = self.derivative.reads(present, needed)
         for number, version in self.derivative.watched:
             # Eager execution would not read it here, but our code does.
-            changed = tensors[number]._version - versions[number] != version
+            changed = version_of(tensors[number]) - versions[number] != version
             if changed and number in read and number not in self.copies:
                 reader: Any = steps[0]
                 raise modified_error(
@@ -695,7 +695,7 @@ class CompiledBackward(Node):
         if saved.kind == "input":
             tensor = self.tensors[saved.number]
             expected = self.versions[saved.number] + saved.version
-            if tensor._version == expected:
+            if version_of(tensor) == expected:
                 return
             if origin is None and saved.shape == tensor._data.shape:
                 origin = tensor._grad_fn
@@ -717,7 +717,7 @@ class CompiledBackward(Node):
             tensor = inputs[number]
             if number in self.copies and not tensor._requires_grad:
                 inputs[number] = new_tensor(self.copies[number])
-            elif tensor._version != self.versions[number]:
+            elif version_of(tensor) != self.versions[number]:
                 reader: Any = self.derivative.joint.steps[0]
                 raise modified_error(
                     tensor._data,

@@ -23,6 +23,7 @@ from tracegrad.ir.numpy_errors import quietly, restore, silence
 from tracegrad.ir.op import Op
 from tracegrad.ir.types import TensorType, from_numpy_dtype
 from tracegrad.node import (
+    UNTRACKED,
     Edge,
     OpNode,
     keep_traceback,
@@ -32,7 +33,7 @@ from tracegrad.node import (
 )
 from tracegrad.reporting import call_reported, name_of_composite, report_op
 from tracegrad.saved import pack_record
-from tracegrad.tensor import Tensor, new_tensor
+from tracegrad.tensor import Tensor, new_tensor, version_saved
 
 NO_ATTRS: dict[str, Any] = {}
 _ndarray = np.ndarray
@@ -139,6 +140,8 @@ def apply_plain(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tenso
             keep_traceback(out._grad_fn)
         if state.saved_hooks is not None and isinstance(out._grad_fn, OpNode):
             pack_record(out._grad_fn, out)
+    if state.inference is not None:
+        out._counter = UNTRACKED
     if state.finder is not None:
         state.finder.look(op, operands, out)
     if trace is not None:
@@ -154,15 +157,15 @@ def record(op: Op, operands: Sequence[Any], attrs: dict[str, Any], out: Tensor) 
     shape = data.shape
     edges: list[Any] = []
     numbers = None
-    needed = 0
-    broadcast = changed = False
+    needed = changed = 0
+    broadcast = False
     for x in operands:
         edge: Edge = None
         if isinstance(x, Tensor):
             if x._data.shape != shape:
                 broadcast = True
-            if x._counter is not None and x._counter.value:
-                changed = True
+            if x._counter is not None:
+                changed |= x._counter.value
             if x._requires_grad:
                 edge = x._grad_fn
                 if edge is None:  # A leaf.
@@ -174,7 +177,7 @@ def record(op: Op, operands: Sequence[Any], attrs: dict[str, Any], out: Tensor) 
                 needed |= 1 << len(edges)
         edges.append(edge)
     cls, reads_out, reads, plain = plan_for(op, needed, len(edges))
-    if cls is None:
+    if cls is None or (changed < 0 and not _is_tracked(op, operands)):
         return
     if len(reads) == len(edges):
         saved = tuple(operands)
@@ -189,7 +192,7 @@ def record(op: Op, operands: Sequence[Any], attrs: dict[str, Any], out: Tensor) 
         tuple(edges),
         saved,
         data if reads_out else None,
-        tuple([getattr(x, "_version", 0) for x in saved]) if changed else None,
+        tuple([version_saved(x) for x in saved]) if changed else None,
         # Where no operand was broadcast, pointwise rules need no types.
         None if plain and not broadcast else _types_of(operands),
         sys._getframe(2),
@@ -198,6 +201,23 @@ def record(op: Op, operands: Sequence[Any], attrs: dict[str, Any], out: Tensor) 
         node.numbers = tuple(numbers)
     out._grad_fn = node
     out._requires_grad = True
+
+
+def _is_tracked(op: Op, operands: Sequence[Any]) -> bool:
+    """Whether an operation that inference tensors take part in is recorded: as in torch, if others do as well.
+
+    Of a number torch makes another tensor in arithmetic, and a copy is written into one.
+    """
+    if op.name == "copy" or any(
+        isinstance(x, Tensor) and x._counter is not UNTRACKED for x in operands
+    ):
+        return True
+    if op.name == "div":
+        return not isinstance(operands[1], Tensor)
+    return op.name in _ARITHMETIC and not all(isinstance(x, Tensor) for x in operands)
+
+
+_ARITHMETIC = frozenset({"add", "sub", "mul"})
 
 
 Plan = tuple[type[OpNode] | None, bool, tuple[int, ...], bool]

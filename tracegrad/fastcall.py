@@ -20,7 +20,7 @@ from tracegrad import tracing
 from tracegrad.derivative import Freed, new_record
 from tracegrad.grad_mode import state
 from tracegrad.guards import CHECK_NAMES, same, tests_of
-from tracegrad.node import hooks_added
+from tracegrad.node import UNTRACKED, hooks_added
 from tracegrad.random import default_generator
 from tracegrad.tensor import Tensor
 
@@ -173,6 +173,9 @@ def _check_arguments(code: _Code, variant: Variant, leaves: list[Any], spec: Any
             continue
         code.line(f"if {name}.__class__ is not {code.ref(type(leaf), 'cls')}: return MISS")
         _check_flags(code, name, leaf._requires_grad, leaf._grad_fn is None)
+        if variant.derivative is not None or variant.plan.bumps:
+            untracked = code.ref(UNTRACKED, "untracked")
+            code.line(f"if {name}._counter is {untracked}: return MISS")
         if variant.attributes:
             unwanted = code.ref(frozenset(variant.attributes), "names")
             code.line(f"if not {unwanted}.isdisjoint({name}.__dict__): return MISS")
@@ -353,7 +356,9 @@ def _make_tensor(code: _Code, name: str, array: str, output: Output, record: str
         f"{name}._grad_fn = {grad_fn}; {name}._output_nr = 0; "
         f"{name}._grad = {name}._base = {name}._view = {name}._counter = {name}._plain = None"
     )
-    if output.bump.steps:
+    if output.bump.untracked:
+        code.line(f"{name}._counter = {code.ref(UNTRACKED, 'untracked')}")
+    elif output.bump.steps:
         _count(code, name, output.bump)
 
 

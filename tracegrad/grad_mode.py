@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from tracegrad.ir import events
 from tracegrad.ir.exactness import exactness
@@ -45,11 +45,22 @@ class Rare:
             own.pop("watched", None)
 
 
+class Inference(NamedTuple):
+    """Inference mode is on.
+
+    Attributes:
+        grad: what `is_grad_enabled` says. It has no effect: nothing is recorded in inference mode.
+    """
+
+    grad: bool = False
+
+
 class ModeState(threading.local):
     """The modes of this thread.
 
     Attributes:
         grad: whether operations on tensors that require grad are recorded.
+        inference: an :class:`Inference` while new tensors are inference tensors; `grad` is False then. Or None.
         anomaly: whether records keep a traceback, and the backward pass reports it if it fails.
         check_nan: whether the backward pass then stops at NaN, too.
         finder: the :class:`tracegrad.autograd.nan_finder.find_nan` that looks at every operation, or None.
@@ -74,6 +85,7 @@ class ModeState(threading.local):
     watched: bool = False
     trace: Any = Rare()
     levels: Any = Rare()
+    inference: Any = Rare()
     anomaly: Any = Rare()
     finder: Any = Rare()
     exact: Any = Rare()
@@ -107,17 +119,42 @@ state = ModeState()
 events.when_changed(_listen)
 
 
+def set_recording(mode: bool) -> None:
+    """Turn the recording of operations on or off. In inference mode it stays off, whatever `is_grad_enabled` says."""
+    if state.inference is None:
+        state.grad = mode
+    else:
+        state.inference = Inference(mode)
+
+
+_Saved = tuple[bool, Inference | None]
+
+
+def _saved() -> _Saved:
+    return state.grad, state.inference
+
+
+def _restore(saved: _Saved) -> None:
+    state.grad, inference = saved
+    if state.inference is not inference:
+        state.inference = inference
+
+
 class _GradMode:
-    """A context manager and decorator that sets the grad mode. Reusable, re-entrant."""
+    """A context manager and decorator that sets grad or inference mode. Reusable, re-entrant."""
 
     _mode: bool
 
     def __init__(self) -> None:
-        self._previous: list[bool] = []
+        self._previous: list[_Saved] = []
+
+    def _turn(self) -> None:
+        """Set the mode."""
+        set_recording(self._mode)
 
     def __enter__(self) -> None:
-        self._previous.append(state.grad)
-        state.grad = self._mode
+        self._previous.append(_saved())
+        self._turn()
 
     def __exit__(
         self,
@@ -125,7 +162,7 @@ class _GradMode:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        state.grad = self._previous.pop()
+        _restore(self._previous.pop())
 
     def __call__(self, function: F) -> F:
         if inspect.isclass(function):
@@ -141,12 +178,12 @@ class _GradMode:
 
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            previous = state.grad
-            state.grad = self._mode
+            previous = _saved()
+            self._turn()
             try:
                 return function(*args, **kwargs)
             finally:
-                state.grad = previous
+                _restore(previous)
 
         return wrapped  # type: ignore[return-value]
 
@@ -158,19 +195,24 @@ class _GradMode:
             generator = function(*args, **kwargs)
             send, value = generator.send, None
             while True:
-                previous = state.grad
-                state.grad = self._mode
+                previous = _saved()
+                self._turn()
                 try:
                     item = send(value)
                 except StopIteration as stop:
                     return stop.value
                 finally:
-                    state.grad = previous
+                    _restore(previous)
                 try:
                     value = yield item
                     send = generator.send
                 except GeneratorExit:
-                    generator.close()
+                    previous = _saved()
+                    self._turn()
+                    try:
+                        generator.close()
+                    finally:
+                        _restore(previous)
                     raise
                 except BaseException as error:
                     send, value = generator.throw, error
@@ -197,14 +239,26 @@ class enable_grad(_GradMode):  # noqa: N801
 
 
 class inference_mode(_GradMode):  # noqa: N801
-    """As `no_grad` (or, with False, as `enable_grad`). What torch saves here in bookkeeping costs nothing anyway."""
+    """New tensors inside are inference tensors: they can never take part in what autograd records. As torch's.
+
+    Nothing is recorded inside, not even within `enable_grad`. Outside, an inference tensor can be read, but not
+    changed in place, asked to require grad, or saved for a backward pass; ``clone()`` makes a normal tensor of it.
+    Views of normal tensors stay normal tensors. Context manager and decorator, for this thread.
+
+    Args:
+        mode: with False the mode is turned off inside, and operations are recorded; or a function to decorate.
+    """
 
     def __new__(cls, mode: Any = True) -> Any:
-        return super().__new__(cls)(mode) if callable(mode) else super().__new__(cls)
+        return super().__new__(cls) if isinstance(mode, bool) else cls()(mode)
 
-    def __init__(self, mode: Any = True) -> None:
+    def __init__(self, mode: bool = True) -> None:
         super().__init__()
-        self._mode = mode is False
+        self._mode = mode
+
+    def _turn(self) -> None:
+        state.inference = Inference() if self._mode else None
+        state.grad = not self._mode
 
 
 class set_grad_enabled(_GradMode):  # noqa: N801
@@ -214,15 +268,15 @@ class set_grad_enabled(_GradMode):  # noqa: N801
         super().__init__()
         _check_mode("set_grad_enabled", mode)
         self._mode = mode
-        self._before = state.grad
-        state.grad = mode
+        self._before = _saved()
+        self._turn()
 
     def __enter__(self) -> None:
         self._previous.append(self._before)
-        state.grad = self._mode
+        self._turn()
 
     def __call__(self, function: F) -> F:
-        state.grad = self._before
+        _restore(self._before)
         return super().__call__(function)
 
     def __repr__(self) -> str:
@@ -283,5 +337,11 @@ class exact_where(contextlib.ContextDecorator):  # noqa: N801 (named like the ot
 
 
 def is_grad_enabled() -> bool:
-    """Whether operations are recorded in this thread."""
-    return state.grad
+    """Whether grad mode is on in this thread; in inference mode nothing is recorded all the same."""
+    inference = state.inference
+    return state.grad if inference is None else inference.grad
+
+
+def is_inference_mode_enabled() -> bool:
+    """Whether inference mode is on in this thread."""
+    return state.inference is not None

@@ -22,7 +22,16 @@ from tracegrad.ir.op import Op, registered
 from tracegrad.ir.ops.arithmetic import zeros
 from tracegrad.ir.ops.selection import cast
 from tracegrad.ir.types import DType, from_numpy_dtype
-from tracegrad.node import Edge, OpNode, VersionCounter, keep_traceback, move_retained, present
+from tracegrad.node import (
+    INFERENCE_IN_PLACE,
+    UNTRACKED,
+    Edge,
+    OpNode,
+    VersionCounter,
+    keep_traceback,
+    move_retained,
+    present,
+)
 from tracegrad.reporting import report_in_place
 from tracegrad.tensor import Tensor, is_lifted, new_tensor
 from tracegrad.views import check_rebase, put_back, renew_for_writing
@@ -122,9 +131,19 @@ def check_in_place(
         state.keeper.before_change(x)
     counter = x._counter
     if counter is not None:
+        if counter is UNTRACKED:
+            _check_inference()
         for y in operands:
             if isinstance(y, Tensor) and y is not x and y._counter is counter:
                 _check_overlap(data, y._data)
+
+
+def _check_inference() -> None:
+    """An inference tensor may be changed in inference mode only, and a trace cannot follow who shares its memory."""
+    if state.inference is None:
+        raise RuntimeError(INFERENCE_IN_PLACE)
+    if state.trace is not None:
+        state.trace.give_up("an inference tensor is changed in place")
 
 
 def make_writeable(x: Tensor) -> None:

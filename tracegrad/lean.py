@@ -1,11 +1,11 @@
 """The shortest way for what programs do most: one op, element by element, on plain tensors of one type.
 
-A tensor is *plain* if it is no view and holds an array of floats. Its type is in ``Tensor._plain`` then. Types are
-shared objects; so where two of them are the same object, nothing has to be converted or broadcast, and the result
-has that type too. :func:`binary` makes a function for one op that does exactly what
-:func:`tracegrad.dispatch.apply` does, with all that depends on the op worked out beforehand. What is not as simple,
-it leaves to a general function that it is given. It is lean by construction, and long for that reason: each turn in
-it is paid for by every operation of every eager program.
+A tensor is *plain* if it is no view and no inference tensor, and holds an array of floats. Its type is in
+``Tensor._plain`` then. Types are shared objects; so where two of them are the same object, nothing has to be
+converted or broadcast, and the result has that type too. :func:`binary` makes a function for one op that does exactly
+what :func:`tracegrad.dispatch.apply` does, with all that depends on the op worked out beforehand. What is not as
+simple, it leaves to a general function that it is given. It is lean by construction, and long for that reason: each
+turn in it is paid for by every operation of every eager program.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tracegrad.ir import events
 from tracegrad.ir.numpy_errors import quietly
 from tracegrad.ir.op import Op, broadcasting, floating
 from tracegrad.ir.types import TensorType
-from tracegrad.node import new_op_node
+from tracegrad.node import UNTRACKED, new_op_node
 from tracegrad.reporting import report_op
 from tracegrad.tensor import Tensor, new_tensor
 
@@ -33,7 +33,12 @@ _ndarray = np.ndarray
 def plain_type(x: Tensor) -> TensorType | None:
     """The type of a plain tensor, noted for the next time; None for any other tensor."""
     data = x._data
-    if x._base is None and type(data) is _ndarray and data.dtype.kind == "f":
+    if (
+        x._base is None
+        and type(data) is _ndarray
+        and data.dtype.kind == "f"
+        and x._counter is not UNTRACKED
+    ):
         x._plain = type_of_array(data)
     return x._plain
 

@@ -26,7 +26,7 @@ from tracegrad.grad_mode import state
 from tracegrad.inplace import check_in_place, store
 from tracegrad.ir.op import Op, registered
 from tracegrad.lifted import Lifted
-from tracegrad.node import OpNode, keep_traceback
+from tracegrad.node import UNTRACKED, OpNode, keep_traceback
 from tracegrad.tensor import Tensor, is_lifted, new_tensor, plainest
 from tracegrad.views import apply_view
 
@@ -49,6 +49,7 @@ class Level:
     Attributes:
         number: levels entered later have larger ones.
         grad: the grad mode outside.
+        inference: whether inference mode was on when it was entered.
         entered: whether it is going on.
     """
 
@@ -58,11 +59,13 @@ class Level:
     def __init__(self) -> None:
         self.number = 0
         self.grad = True
+        self.inference = False
         self.entered = False
 
     def __enter__(self) -> Any:
         self.number = next(_numbers)
         self.grad = state.grad
+        self.inference = state.inference is not None
         self.entered = True
         state.levels = (*state.levels, self)
         return self
@@ -131,7 +134,8 @@ class LiftingLevel(Level):
         if data.__class__ is Lifted and data.level is self:
             return x
         out = self.wrap(x, batched=False)
-        out._counter = x._counter
+        if x._counter is not UNTRACKED:
+            out._counter = x._counter
         return out
 
     def wrap(self, physical: Tensor, *, batched: bool) -> Tensor:
@@ -194,7 +198,16 @@ class LiftingLevel(Level):
 
 
 class GradLevel(LiftingLevel):
-    """Reverse mode: ``func.grad``, ``vjp``, ``jacrev``."""
+    """Reverse mode: ``func.grad``, ``vjp``, ``jacrev``. Inference mode is off inside, as in torch."""
+
+    def __enter__(self) -> Any:
+        super().__enter__()
+        self._inference, state.inference = state.inference, None
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        state.inference = self._inference
+        super().__exit__(*exc_info)
 
 
 class BatchLevel(LiftingLevel):
@@ -288,7 +301,9 @@ class DualLevel(Level):
         return out
 
     def push(self, op: Op, operands: Sequence[Any], attrs: dict[str, Any], out: Tensor) -> None:
-        """Give the result of an operation its tangent."""
+        """Give the result of an operation its tangent; in inference mode inside of the level it gets none."""
+        if state.inference is not None and not self.inference:
+            return
         tangents = [self.tangent_of(x) if isinstance(x, Tensor) else None for x in operands]
         if out._data.dtype.kind != "f" or all(t is None for t in tangents):
             return

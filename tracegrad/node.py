@@ -66,6 +66,39 @@ class VersionCounter:
         self.location: SourceLocation | None = None
 
 
+class _NoVersions(VersionCounter):
+    """The counter of all inference tensors: it marks them, and counts nothing."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.location = None
+
+    @property
+    def value(self) -> int:
+        """Less than that of any storage whose changes are counted."""
+        return -1
+
+    @value.setter
+    def value(self, value: int) -> None:
+        if state.inference is None:
+            raise RuntimeError(INFERENCE_IN_PLACE)
+
+
+UNTRACKED = _NoVersions()
+"""What an inference tensor has as its version counter."""
+
+INFERENCE_IN_PLACE = (
+    "Inplace update to inference tensor outside InferenceMode is not allowed.You can make a clone to get a normal "
+    "tensor before doing inplace update.See https://github.com/pytorch/rfcs/pull/17 for more details."
+)
+INFERENCE_SAVED = (
+    "Inference tensors cannot be saved for backward. Please do not use Tensors created in inference mode in "
+    "computation tracked by autograd. To work around this, you can make a clone to get a normal tensor and use it in "
+    "autograd, or use `torch.no_grad()` instead of `torch.inference_mode()`."
+)
+
+
 class RemovableHandle:
     """Returned when a hook is registered; ``remove()`` takes the hook back. A context manager as well."""
 

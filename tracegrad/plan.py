@@ -28,11 +28,11 @@ from tracegrad.ir.location import SourceLocation
 from tracegrad.ir.op import registered
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import DType
+from tracegrad.node import UNTRACKED, OpNode
 from tracegrad.node import Node as Record
-from tracegrad.node import OpNode
 from tracegrad.random import default_generator
 from tracegrad.size import Size
-from tracegrad.tensor import Tensor
+from tracegrad.tensor import Tensor, version_of
 from tracegrad.tracing import Guard, Source, Trace
 
 _PROPERTIES = frozenset(
@@ -123,6 +123,11 @@ class Bump(NamedTuple):
 
     steps: int
     location: SourceLocation | None
+
+    @property
+    def untracked(self) -> bool:
+        """Whether it is an inference tensor, whose changes are not counted."""
+        return self.steps < 0
 
 
 class Output(NamedTuple):
@@ -236,7 +241,7 @@ class _Planner:
                 value = self.trace.builder.emit(registered("permute"), (value,), {"dims": order})
             self.values.append(value)
             self.tensors.append(tensor)
-            bump = Bump(tensor._version, _last_change(tensor))
+            bump = Bump(version_of(tensor), _last_change(tensor))
             self.outputs.append(Output(order, expanded, bump))
         return number
 
@@ -349,7 +354,7 @@ class _Planner:
             if tensor._hooks:
                 raise RefusedError("a tensor from outside has hooks")
             value = trace.value_of(tensor)
-            steps = tensor._version - trace.entry_versions.get(id(tensor), 0)
+            steps = version_of(tensor) - trace.entry_versions.get(id(tensor), 0)
             changed = value is not trace.builder.graph.inputs[number]
             if changed or steps:
                 bumps[number] = Bump(steps, _last_change(tensor))
@@ -528,7 +533,7 @@ def _refuse_shared_memory(planner: _Planner) -> None:
     """New tensors that share memory with something that the caller can see are more than values."""
     counters = {id(t._counter) for t in planner.outside_tensors() if t._counter is not None}
     for tensor in planner.tensors:
-        if tensor._counter is not None:
+        if tensor._counter is not None and tensor._counter is not UNTRACKED:
             if id(tensor._counter) in counters:
                 raise RefusedError(
                     "a new tensor shares memory with another one that is seen outside"

@@ -23,7 +23,7 @@ from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import as_tensor_operand, new_shape, resolve_dtype, to_dtype
 from tracegrad.ops.conversion import fill_
 from tracegrad.reporting import reported
-from tracegrad.tensor import Tensor, default_float, new_tensor
+from tracegrad.tensor import Tensor, default_float, mark_inference, new_tensor
 
 _random_bits = registered("random_bits")
 _shift = registered("shift_right")
@@ -69,7 +69,7 @@ class Generator:
     def get_state(self) -> Tensor:
         """The state as an int64 tensor of seed, key and counter."""
         values = [self._seed, self._key.item(), self._counter.item()]
-        return new_tensor(np.asarray(values, np.int64))
+        return mark_inference(new_tensor(np.asarray(values, np.int64)))
 
     def set_state(self, new_state: Tensor) -> None:
         """Go back to a state that `get_state` returned."""
@@ -210,7 +210,7 @@ def randperm(n: int, *, dtype: Any = None, generator: Generator | None = None) -
     keys = (generator or default_generator).bits((n,))
     keys._escapes("randperm()")
     order = np.argsort(keys._data, kind="stable")
-    return new_tensor(order.astype((resolve_dtype(dtype) or int64).np))
+    return mark_inference(new_tensor(order.astype((resolve_dtype(dtype) or int64).np)))
 
 
 @reported("aten::normal")

@@ -23,6 +23,8 @@ from tracegrad.grad_mode import state
 from tracegrad.ir.types import DType, TensorType, from_numpy_dtype
 from tracegrad.lifted import Lifted
 from tracegrad.node import (
+    INFERENCE_SAVED,
+    UNTRACKED,
     AccumulateGrad,
     LeafHooks,
     Node,
@@ -53,7 +55,8 @@ class Tensor:
     # _data: the NumPy array; its memory is the storage.
     # _requires_grad: of a leaf the user's flag; of a result whether any operand required grad.
     # _grad_fn, _output_nr: the record that made it. None for leaves.
-    # _counter: version counter, shared with all views; None as long as nobody asked for it.
+    # _counter: version counter, shared with all views; None as long as nobody asked for it; UNTRACKED is what
+    # makes an inference tensor.
     # _base: the tensor that this one is a view of; with it come
     # _view: (parent, op, attrs, Creation) that made the view; see tracegrad.views; and
     # _view_version: the version of the storage that its history describes.
@@ -231,10 +234,14 @@ class Tensor:
         """Ask for the gradient with respect to this leaf (or no longer). Returns itself.
 
         Raises:
-            RuntimeError: it is not floating point, or not a leaf.
+            RuntimeError: it is not floating point, or not a leaf; or an inference tensor, outside of the mode.
         """
         if requires_grad and self._data.dtype.kind != "f":
             raise RuntimeError("only Tensors of floating point dtype can require gradients")
+        if requires_grad and self._counter is UNTRACKED and state.inference is None:
+            raise RuntimeError(
+                "Setting requires_grad=True on inference tensor outside InferenceMode is not allowed."
+            )
         if self._grad_fn is not None:
             if not requires_grad:
                 raise RuntimeError(
@@ -367,9 +374,17 @@ class Tensor:
 
     @property
     def _version(self) -> int:
-        """How often the storage was changed in place."""
+        """How often the storage was changed in place. Raises RuntimeError for inference tensors."""
         counter = self._counter
+        if counter is UNTRACKED:
+            raise RuntimeError("Inference tensors do not track version counter.")
         return 0 if counter is None else counter.value
+
+    def is_inference(self) -> bool:
+        """Whether this tensor was made in inference mode; see `inference_mode`."""
+        if state.trace is not None:
+            state.trace.give_up("is_inference(), which tells how a tensor was made")
+        return plainest(self)._counter is UNTRACKED
 
     def _is_view(self) -> bool:
         """Whether this tensor shares the storage of another, with a history."""
@@ -395,6 +410,8 @@ class Tensor:
     def data(self) -> Tensor:
         """Like `detach`, but changes through it are not counted: autograd will not notice them."""
         out = new_tensor(self._data.view())
+        if self._counter is UNTRACKED:
+            out._counter = UNTRACKED
         if state.trace is not None:
             state.trace.data_alias(out, self)
         return out
@@ -611,9 +628,36 @@ def make_tensor(data: np.ndarray, source: Any, cls: type[Tensor] = Tensor) -> Te
 
 
 def _created(t: Tensor, source: Any) -> Tensor:
-    if state.trace is not None:
-        state.trace.created(t, source)
+    if state.watched:
+        if state.trace is not None:
+            state.trace.created(t, source)
+        mark_inference(t)
     return t
+
+
+def mark_inference(t: Tensor) -> Tensor:
+    """Make a new tensor an inference tensor, if it is made in inference mode. Returns `t`."""
+    if state.inference is not None:
+        t._counter = UNTRACKED
+    return t
+
+
+def version_of(x: Tensor) -> int:
+    """``x._version``; of inference tensors, whose changes are not counted, always the same."""
+    counter = x._counter
+    return 0 if counter is None else counter.value
+
+
+def version_saved(x: Any) -> int:
+    """The version at which a record saves `x`; 0 for what is no Tensor.
+
+    Raises:
+        RuntimeError: it is an inference tensor.
+    """
+    counter = getattr(x, "_counter", None)
+    if counter is UNTRACKED:
+        raise RuntimeError(INFERENCE_SAVED)
+    return 0 if counter is None else counter.value
 
 
 def _rebuild(

@@ -21,15 +21,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tracegrad.grad_mode import state
 from tracegrad.ir.builder import GraphBuilder
 from tracegrad.ir.graph import Node as Value
 from tracegrad.ir.location import SourceLocation, current_location
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import TensorType, from_numpy_dtype
+from tracegrad.node import UNTRACKED, OpNode, next_sequence
 from tracegrad.node import Node as Record
-from tracegrad.node import OpNode, next_sequence
 from tracegrad.observer import Observer
-from tracegrad.tensor import Tensor, new_tensor
+from tracegrad.tensor import Tensor, new_tensor, version_of
 
 active = [0]
 """How many traces are under way, in all threads."""
@@ -142,7 +143,9 @@ class Trace:
             Source(kind, tensor, index, tensor._requires_grad, tensor._grad_fn is None)
         )
         self._set(tensor, value)
-        self.entry_versions[id(tensor)] = tensor._version
+        self.entry_versions[id(tensor)] = version_of(tensor)
+        if tensor._counter is UNTRACKED and state.inference is None:
+            self.give_up("an inference tensor is used outside of inference mode")
         if tensor._grad_fn is not None:
             self.entry_records[id(tensor)] = tensor._grad_fn
         return value
@@ -170,9 +173,13 @@ class Trace:
         return [known.tensor for known in self._known.values()]
 
     def _storage(self, tensor: Tensor) -> int | None:
-        """A key for the memory that a tensor shares with others; None if it shares none."""
+        """A key for the memory that a tensor shares with others; None if it shares none that changes."""
         counter = tensor._counter
-        return None if counter is None else self._storages.get(id(counter), id(counter))
+        return (
+            None
+            if counter is None or counter is UNTRACKED
+            else self._storages.get(id(counter), id(counter))
+        )
 
     def _count_writes(self, tensor: Tensor) -> int:
         storage = self._storage(tensor)

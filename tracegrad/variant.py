@@ -18,9 +18,9 @@ from tracegrad.grad_mode import state
 from tracegrad.guards import StateGuard
 from tracegrad.ir.passes import optimize
 from tracegrad.ir.program import Executable
-from tracegrad.node import hooks_added
+from tracegrad.node import UNTRACKED, hooks_added
 from tracegrad.plan import Bump, Plan, layout_of
-from tracegrad.tensor import Tensor, default_float, new_tensor
+from tracegrad.tensor import Tensor, default_float, new_tensor, version_of
 
 
 class Variant:
@@ -182,7 +182,7 @@ class Variant:
             (tensors[number]._grad_fn or tensors[number]) if reached else None
             for number, reached in zip(joint.wrt, joint.reached, strict=True)
         ]
-        versions = [t._version for t in tensors]
+        versions = [version_of(t) for t in tensors]
         for number, bump in self.plan.bumps.items():
             versions[number] -= bump.steps
         residuals = derivative.residuals([t._data for t in tensors], computed, copies)
@@ -213,7 +213,9 @@ class Variant:
         new = []
         for array, output in zip(results, plan.outputs, strict=False):
             tensor = new_tensor(output.view(array))
-            if output.bump.steps:
+            if output.bump.untracked:
+                tensor._counter = UNTRACKED
+            elif output.bump.steps:
                 _count(tensor, output.bump)
             new.append(tensor)
         record: CompiledBackward | None = None
@@ -266,7 +268,7 @@ def counter_pattern(tensors: Sequence[Tensor]) -> list[int]:
     """For each tensor the number of the first that counts versions with it."""
     first: dict[int, int] = {}
     return [
-        first.setdefault(id(t if t._counter is None else t._counter), i)
+        first.setdefault(id(t if t._counter in (None, UNTRACKED) else t._counter), i)
         for i, t in enumerate(tensors)
     ]
 

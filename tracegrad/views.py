@@ -19,8 +19,8 @@ from tracegrad.ir.location import current_location
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.ops.arithmetic import zeros
 from tracegrad.ir.ops.strided import place_diagonal, place_windows
-from tracegrad.node import NUMBERED, Node, OpNode, late_bound, move_retained
-from tracegrad.tensor import Tensor, is_lifted, new_tensor
+from tracegrad.node import NUMBERED, UNTRACKED, Node, OpNode, late_bound, move_retained
+from tracegrad.tensor import Tensor, is_lifted, mark_inference, new_tensor
 
 _slice = registered("slice")
 _slice_update = registered("slice_update")
@@ -66,10 +66,16 @@ def share_storage(
     attrs: dict[str, Any],
     creation: Creation = Creation.REGULAR,
 ) -> None:
-    """Make `view` a view of `x`, and of what `x` is a view of: one version counter for all."""
+    """Make `view` a view of `x`, and of what `x` is a view of: one version counter for all.
+
+    Inference tensors have no views, only other tensors in the same memory.
+    """
+    if x._counter is UNTRACKED:
+        view._counter = UNTRACKED
+        return
     base = x._base
     if not state.grad:
-        creation = Creation.NO_GRAD
+        creation = Creation.NO_GRAD if state.inference is None else Creation.INFERENCE
     if base is None:
         base = x
     elif not creation:
@@ -86,7 +92,7 @@ def share_storage(
 def disowned(out: Tensor) -> Tensor:
     """A result that happens to be a view of an intermediate one, which nobody else has: no view to users."""
     out._base = out._view = out._counter = None
-    return out
+    return mark_inference(out)
 
 
 def refresh_view(view: Tensor) -> None:

@@ -1,12 +1,10 @@
 """What the engine, hooks, modes and `autograd.graph` do: programs run with torch as well, which must agree.
 
-A program is given the module and a log, and returns anything made of tensors, numbers and strings. What it returns
-(or the type and first line of what it raises), the log and the warnings are compared.
+See :mod:`torch_programs`.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +14,10 @@ import pytest
 import tracegrad as tg
 
 torch = pytest.importorskip("torch")
+from torch_programs import Program, outcome  # noqa: E402
+
 pytestmark = pytest.mark.peers
 
-Program = Callable[[Any, list[Any]], Any]
 PROGRAMS: dict[str, Program] = {}
 
 
@@ -29,30 +28,6 @@ def program(function: Program) -> Program:
 
 def leaf(m: Any) -> Any:
     return m.tensor([1.0, 2.0], dtype=m.float64, requires_grad=True)
-
-
-def plain(value: Any) -> Any:
-    """A value in a form in which those of both libraries can be compared."""
-    if isinstance(value, (tg.Tensor, torch.Tensor)):
-        dtype = str(value.dtype).rpartition(".")[2]
-        return [dtype, [*value.shape], [*value.stride()], value.requires_grad, value.tolist()]
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
-
-
-def outcome(m: Any, run: Program) -> Any:
-    log: list[Any] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            result = plain(run(m, log))
-        except Exception as error:
-            result = type(error).__name__, str(error).partition("\n")[0]
-    words = [(w.category.__name__, str(w.message).partition(" See ")[0]) for w in caught]
-    return result, plain(log), words
 
 
 # The arguments of grad and backward.

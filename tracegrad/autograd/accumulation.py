@@ -16,7 +16,7 @@ from tracegrad.inplace import apply_in_place
 from tracegrad.ir import events
 from tracegrad.ir.op import registered
 from tracegrad.reporting import accumulate_reported
-from tracegrad.tensor import Tensor, new_tensor, set_grad
+from tracegrad.tensor import Tensor, mark_inference, new_tensor, set_grad
 
 _ADD = registered("add")
 _COPY = registered("copy")
@@ -87,10 +87,10 @@ def _own(ct: Tensor, tensor: Tensor, create_graph: bool) -> Tensor:
     if trace is not None:
         gradient = new_tensor(np.array(ct._data, copy=True, order="C"))
         trace.alias(gradient, ct)
-        return gradient
+        return mark_inference(gradient)
     if not isinstance(ct._data, np.ndarray):
         return apply(_COPY, (ct,))
-    return new_tensor(_copy_laid_out_like(tensor._data, ct._data))
+    return mark_inference(new_tensor(_copy_laid_out_like(tensor._data, ct._data)))
 
 
 def _copy_laid_out_like(model: np.ndarray, data: np.ndarray) -> np.ndarray:

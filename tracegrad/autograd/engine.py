@@ -256,7 +256,7 @@ def _run(
 
     outer, before = state.task, state.grad
     state.task = task
-    state.grad = create_graph
+    state.grad = create_graph and state.inference is None
     token = silence()
     try:
         sweep(in_order(), cotangents, pull, pulls_nothing)

@@ -31,7 +31,7 @@ from tracegrad.levels import (
 from tracegrad.lifted import Lifted
 from tracegrad.ops.creation import zeros_like
 from tracegrad.ops.shaping import movedim
-from tracegrad.tensor import Tensor, is_lifted
+from tracegrad.tensor import Tensor, is_lifted, version_of
 
 _MORE = "For more details, please see https://pytorch.org/docs/main/notes/extending.func.html"
 
@@ -209,7 +209,7 @@ def _push(
             zeros_like(x) if t is None and isinstance(x, Tensor) and x.is_floating_point() else t
             for t, x in zip(tangents, args, strict=True)
         ]
-    versions = [0 if t is None else t._version for t in tangents]
+    versions = [0 if t is None else version_of(t) for t in tangents]
     returned = node.function.jvp(node.ctx, *tangents)
     pushed = returned if isinstance(returned, tuple) else (returned,)
     if len(pushed) != len(results):
@@ -248,7 +248,7 @@ def _check_sharing(
 ) -> None:
     """Raise torch's error if an output shares memory with an input, but their tangents do not."""
     for x, own, version in zip(args, tangents, versions, strict=True):
-        if x is out and own._version == version:
+        if x is out and version_of(own) == version:
             raise RuntimeError(
                 "An inplace custom Function is not modifying the forward mode gradients inplace. If the forward is "
                 "modifying an input inplace, then the jvp function must modify the corresponding gradient inplace."

@@ -20,7 +20,7 @@ from tracegrad.node import FREED_MESSAGE, Node, modified_error
 from tracegrad.ops.arguments import to_dtype
 from tracegrad.ops.creation import zeros
 from tracegrad.saved import PackedTensor, SavedTensor, pack_tensor, packed_by
-from tracegrad.tensor import Tensor, is_lifted, new_tensor
+from tracegrad.tensor import Tensor, is_lifted, new_tensor, version_of, version_saved
 
 _OF_THE_RECORD = frozenset(
     (
@@ -162,7 +162,9 @@ class FunctionNode(Node):
 
         Raises:
             TypeError: something is no Tensor.
+            RuntimeError: an inference tensor would be needed for the backward pass.
         """
+        recorded = any(isinstance(x, Tensor) and x._grad_fn is self for x in outputs)
         saved: list[tuple[Tensor | PackedTensor | None, int, int | None]] = []
         for position, x in enumerate(self.ctx.to_save or ()):
             if x is None:
@@ -173,6 +175,7 @@ class FunctionNode(Node):
                     f"save_for_backward can only save variables, but argument {position} is of type "
                     f"{type(x).__name__}"
                 )
+            version = version_saved(x) if recorded else version_of(x)
             number = next((k for k, output in enumerate(outputs) if output is x), None)
             if x._grad_fn is not self:
                 number = None
@@ -182,7 +185,7 @@ class FunctionNode(Node):
                 continue
             if number is not None:
                 x = _alias(x)
-            saved.append((x, x._version, number))
+            saved.append((x, version, number))
         self.saved = tuple(saved)
         ctx = self.ctx
         ctx.to_save = ctx.saved_for_forward = ctx.dirty_tensors = ctx.non_differentiable = None
@@ -204,7 +207,7 @@ class FunctionNode(Node):
             return None
         if isinstance(tensor, PackedTensor):
             return tensor.restore(None if number is None else self)
-        if tensor._version != version:
+        if version_of(tensor) != version:
             raise modified_error(
                 tensor._data, tensor._grad_fn, tensor._version_counter(), version, self
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 from tracegrad.autograd.mutation import SavedCopies
 from tracegrad.grad_mode import state
-from tracegrad.node import GradientEdge, Node, RemovableHandle
+from tracegrad.node import UNTRACKED, GradientEdge, Node, RemovableHandle
 from tracegrad.tensor import Tensor
 
 __all__ = [
@@ -149,7 +149,9 @@ def increment_version(tensor: Tensor | Iterable[Tensor]) -> None:
     if state.trace is not None:
         state.trace.give_up("increment_version")
     for t in tensors:
-        t._version_counter().value += 1
+        counter = t._version_counter()
+        if counter is not UNTRACKED:
+            counter.value += 1
 
 
 class _MultiHandle(RemovableHandle):

@@ -404,6 +404,15 @@ def is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
+def is_inference(input: Tensor) -> bool:
+    """Whether a tensor was made in inference mode. Raises TypeError for what is no Tensor."""
+    if not isinstance(input, Tensor):
+        raise TypeError(
+            f"is_inference(): argument 'input' (position 1) must be Tensor, not {type(input).__name__}"
+        )
+    return input.is_inference()
+
+
 def one_hot(input: Tensor, num_classes: int = -1) -> Tensor:
     """int64 rows with a single one at the position given by each element."""
     count = int(input.max().item()) + 1 if num_classes == -1 else num_classes

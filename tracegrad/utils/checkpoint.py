@@ -24,7 +24,7 @@ from tracegrad.ir.location import current_location
 from tracegrad.node import FREED_MESSAGE, Node, OpNode, modified_error, next_sequence
 from tracegrad.ops.creation import zeros
 from tracegrad.random import get_rng_state, set_rng_state
-from tracegrad.tensor import Tensor, new_tensor
+from tracegrad.tensor import Tensor, new_tensor, version_of
 from tracegrad.views import Creation
 
 __all__ = [
@@ -243,7 +243,7 @@ class CheckpointNode(Node):
         if self.recompute is None:
             raise RuntimeError(FREED_MESSAGE)
         for x, version in self.arguments:
-            if x._version != version:
+            if version_of(x) != version:
                 raise modified_error(x._data, x._grad_fn, x._version_counter(), version, self)
         cts = list(ct) if self.outputs != 1 else [ct]
         begin = next_sequence()
@@ -375,7 +375,9 @@ def checkpoint(
         with _random_state(random), recompute_context:
             return function(*args, **kwargs)
 
-    versions = [(x, x._version) for x in pytree.flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+    versions = [
+        (x, version_of(x)) for x in pytree.flatten((args, kwargs))[0] if isinstance(x, Tensor)
+    ]
     begin = next_sequence()
     with forward_context:
         output = function(*args, **kwargs)
