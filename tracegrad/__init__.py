@@ -73,6 +73,7 @@ from tracegrad.ops.creation import (
 )
 from tracegrad.ops.elementwise import result_type, where
 from tracegrad.ops.numeric import fill
+from tracegrad.ops.out_argument import OUT, with_out
 from tracegrad.ops.shaping import broadcast_tensors, cat, concat, concatenate, hstack, stack, vstack
 from tracegrad.ops.special import polygamma
 from tracegrad.ops.striding import split
@@ -107,7 +108,8 @@ int = int32
 long = int64
 short = int16
 
-# A function and the method of the same name are one object; the tables are in tracegrad.methods.
+# A function and the method of the same name are one object, unless the function takes `out`; the tables are in
+# tracegrad.methods and tracegrad.ops.out_argument.
 _functions = {
     name: getattr(Tensor, name)
     for names in (
@@ -125,6 +127,7 @@ _functions = {
     for name in names
 }
 globals().update(_functions)
+globals().update({name: with_out(globals()[name], rule) for name, rule in OUT.items()})
 
 
 def __getattr__(name: str) -> Any:

@@ -174,15 +174,25 @@ def check_part(part: np.ndarray, x: Tensor, source: Tensor) -> None:
         _check_overlap(part, source._data)
 
 
-def _check_overlap(written: np.ndarray, read: np.ndarray) -> None:
+def check_apart(x: Tensor, operands: Sequence[Tensor]) -> None:
+    """Raise torch's error if `x` shows memory of an operand, be it the same."""
+    for y in operands:
+        if not is_lifted(x) and not is_lifted(y):
+            _check_overlap(x._data, y._data, whole=False)
+
+
+def _check_overlap(written: np.ndarray, read: np.ndarray, *, whole: bool = True) -> None:
     """Raise torch's error if one of the arrays shows part of the other: which values are read is not clear then.
 
     Like torch, only looks at arrays without gaps.
+
+    Args:
+        whole: both may be the same, element by element.
     """
     if not (_dense(written) and _dense(read)) or not np.may_share_memory(written, read):
         return
     same_place = address(written) == address(read) and written.size == read.size
-    if same_place and written.strides == read.strides:
+    if whole and same_place and written.strides == read.strides:
         return
     raise RuntimeError(
         "unsupported operation: some elements of the input tensor and the written-to tensor refer to a single "

@@ -1,6 +1,7 @@
 """Tensor's methods and operators: the functions of :mod:`tracegrad.ops`, attached by name.
 
-Importing this module completes the class. A method and the function of the same name are the same object.
+Importing this module completes the class. A method and the function of the same name are the same object,
+unless the function takes ``out`` (see :mod:`tracegrad.ops.out_argument`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tracegrad.ops import (
 )
 from tracegrad.ops.arguments import as_tensor_operand, is_number
 from tracegrad.tensor import Tensor
+from tracegrad.views import storage_offset
 
 _where = registered("where")
 
@@ -213,7 +215,7 @@ def attach() -> None:
         "mH": property(shaping.mH),
         "split": lambda self, split_size, dim=0: striding.split(self, split_size, dim),
         "unfold": striding.unfold,
-        "storage_offset": striding.storage_offset,
+        "storage_offset": storage_offset,
         "untyped_storage": striding.untyped_storage,
         "stack": staticmethod(shaping.stack),
         "backward": _tensor_backward,

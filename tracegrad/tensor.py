@@ -94,6 +94,8 @@ class Tensor:
     _hooks: LeafHooks | None = None
     _accumulator_ref: Any = None
     _tangents: dict[Any, Any] | None = None
+    # Whether it was given another shape or place in memory since there may be views of it; see tracegrad.geometry.
+    _moved: bool = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Tensor:
         if not args:
@@ -565,7 +567,7 @@ class Tensor:
 
     def _attributes(self) -> dict[str, Any]:
         """The user's own attributes."""
-        internal = ("_hooks", "_accumulator_ref", "_tangents")
+        internal = ("_hooks", "_accumulator_ref", "_tangents", "_moved")
         return {name: value for name, value in self.__dict__.items() if name not in internal}
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 from tracegrad.dispatch import apply, edge_of, record, shown_as
 from tracegrad.grad_mode import state
 from tracegrad.ir.location import current_location
+from tracegrad.ir.memory import address, owner
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.ops.arithmetic import zeros
 from tracegrad.ir.ops.strided import place_diagonal, place_windows
@@ -89,6 +90,48 @@ def share_storage(
         state.trace.shares_storage(view)
 
 
+def storage_offset(x: Tensor) -> int:
+    """Where in its storage the first element stands, in elements."""
+    return (address(x._data) - address(owner(x._data))) // x._data.itemsize
+
+
+def layout(x: Tensor) -> tuple[tuple[int, ...], int]:
+    """Strides and offset in the storage; of a stack of examples those that each would have by itself."""
+    if is_lifted(x):
+        return row_major(x._data.shape), 0
+    return x.stride(), storage_offset(x)
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a tensor without gaps, in elements."""
+    strides = [1]
+    for n in shape[:0:-1]:
+        strides.append(strides[-1] * max(n, 1))
+    return tuple(reversed(strides[: len(shape)]))
+
+
+def reattach(view: Tensor) -> None:
+    """Make `view` a view of its base by where both stand in the storage, however it was made.
+
+    For when a tensor between them was given another shape in place: what was made of its elements then is not made
+    of them now.
+
+    Raises:
+        NotImplementedError: they belong to a transform, where there is no storage.
+    """
+    base = view._base
+    assert base is not None
+    if is_lifted(view):
+        raise NotImplementedError(
+            "a view of a tensor that was given another shape in place, inside of a transform"
+        )
+    attrs = {
+        "source": (base._data.shape, *layout(base)),
+        "target": (view._data.shape, *layout(view)),
+    }
+    view._view = base, _as_strided, attrs, view._view[3]
+
+
 def disowned(out: Tensor) -> Tensor:
     """A result that happens to be a view of an intermediate one, which nobody else has: no view to users."""
     out._base = out._view = out._counter = None
@@ -108,6 +151,8 @@ def refresh_view(view: Tensor) -> None:
         if view._version == view._view_version:
             break
         base = view._base
+        if view._view[0]._moved:
+            reattach(view)
         if view._grad_fn is None and not base._requires_grad and not _carries(base):
             break
         if view._view[3]:
@@ -202,6 +247,8 @@ def put_back(view: Tensor, value: Tensor) -> Tensor:
     """
     part = value
     while view._base is not None:
+        if view._view[0]._moved:
+            reattach(view)
         parent, op, attrs, _ = view._view
         step = _STEPS.get(op)
         part = _as_shape(parent, part) if step is None else step(parent, part, attrs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import gc
 import threading
+import warnings
 import weakref
 from typing import Any
 
@@ -1637,6 +1638,35 @@ def out_arguments(compile: Compile) -> World:
         return same, out
 
     return World(call, [buffer])
+
+
+@program()
+def several_outs_and_a_part_as_out(compile: Compile) -> World:
+    values, indices, whole = tg.zeros(3), tg.zeros(3, dtype=tg.int64), tg.zeros(4, 3)
+
+    @compile
+    def f(x: tg.Tensor) -> Any:
+        found = tg.max(x, 1, out=(values, indices))
+        tg.exp(found.values, out=whole[1])
+        tg.ones(3, out=whole[2])
+        return tg.sum(x, 1, out=whole[3]) * 2
+
+    return World(lambda turn: f(data(3, 4, seed=turn)), [values, indices, whole])
+
+
+@program(native=None)
+def an_out_that_is_resized(compile: Compile) -> World:
+    @compile
+    def f(x: tg.Tensor, out: tg.Tensor) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return tg.cos(x, out=out) * 2
+
+    def call(turn: int) -> Any:
+        out = tg.zeros(4 if turn % 3 else 3)
+        return f(data(3, seed=turn), out), out
+
+    return World(call, [])
 
 
 @program(native=None)

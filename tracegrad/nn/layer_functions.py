@@ -19,6 +19,7 @@ from tracegrad.ops import creation, linalg
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import to_dtype
 from tracegrad.ops.indexing import index_select
+from tracegrad.ops.out_argument import OUT, with_out
 from tracegrad.ops.reduction import norm
 from tracegrad.ops.reduction import sum as sum_
 from tracegrad.ops.shaping import reshape, unsqueeze
@@ -309,12 +310,15 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     return creation.one_hot(tensor, num_classes)
 
 
+_div = with_out(ew.div, OUT["div"])
+
+
 def normalize(
     input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None
 ) -> Tensor:
     """Divide by the p-norm along `dim`, or by `eps` where that is larger."""
     lengths = norm(input, p, dim, True).clamp_min(eps).expand_as(input)
-    return ew.div(input, lengths, out=out)
+    return _div(input, lengths, out=out)
 
 
 def pad(

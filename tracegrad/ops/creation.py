@@ -159,17 +159,13 @@ def _filled(
 
 
 @reported("aten::zeros")
-def zeros(
-    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, out: Any = None
-) -> Tensor:
+def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros, in the default dtype unless told otherwise."""
     return _filled(size, 0, dtype, device, requires_grad)
 
 
 @reported("aten::ones")
-def ones(
-    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, out: Any = None
-) -> Tensor:
+def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones, in the default dtype unless told otherwise."""
     return _filled(size, 1, dtype, device, requires_grad)
 

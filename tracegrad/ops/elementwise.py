@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from tracegrad.dispatch import apply, composite, shown_as
-from tracegrad.grad_mode import state
 from tracegrad.inplace import apply_in_place, check_in_place, check_stored, former, store
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import DType, bool_
@@ -25,22 +24,6 @@ from tracegrad.ops.arguments import (
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, make_tensor
 
-
-def write_out(result: Tensor, out: Tensor | None) -> Tensor:
-    """Finish a function that has an ``out`` argument."""
-    if out is None:
-        return result
-    if result.requires_grad or out.requires_grad:
-        raise RuntimeError(
-            "functions with out=... arguments don't support automatic differentiation, but one of the "
-            "arguments requires grad."
-        )
-    if out.shape != result.shape:
-        if state.trace is not None:
-            state.trace.give_up("out= gets another shape")
-        out._data = np.empty(result._data.shape, out._data.dtype)
-        out._plain = None
-    return store(out, result)
 
 
 def refuse_dtype(x: Tensor, kinds: str, name: str) -> None:
@@ -59,13 +42,13 @@ def unary(
     """The function for a unary op; `integers` says that it keeps integers (neg, abs)."""
     op = registered(op_name or name)
 
-    def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def function(input: Tensor) -> Tensor:
         if not isinstance(input, Tensor):
             raise TypeError(
                 f"{name}(): argument 'input' (position 1) must be Tensor, not {type(input).__name__}"
             )
         x = input if integers else floating(input)
-        return apply(op, (x,)) if out is None else write_out(apply(op, (x,)), out)
+        return apply(op, (x,))
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = (
@@ -80,7 +63,7 @@ def _binary(
     """The function for a binary op; `refused` are the kinds of dtype that it is not defined for."""
     op = registered(op_name or name)
 
-    def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def function(input: Any, other: Any) -> Tensor:
         x, y = common_operands(input, other, floating=true_float)
         if not isinstance(x, Tensor) and not isinstance(y, Tensor):
             raise TypeError(
@@ -88,7 +71,7 @@ def _binary(
             )
         if refused:
             refuse_dtype(x if isinstance(x, Tensor) else y, refused, name + "_cpu")
-        return apply(op, (x, y)) if out is None else write_out(apply(op, (x, y)), out)
+        return apply(op, (x, y))
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = (
@@ -102,7 +85,7 @@ abs = absolute = unary("abs", integers=True)
 _sign = unary("sign", integers=True)
 
 
-def neg(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+def neg(input: Tensor) -> Tensor:
     """``-x``, as ``torch.neg``.
 
     Raises:
@@ -113,17 +96,17 @@ def neg(input: Tensor, *, out: Tensor | None = None) -> Tensor:
             "Negation, the `-` operator, on a bool tensor is not supported. If you are trying to invert a mask, "
             "use the `~` or `logical_not()` operator instead."
         )
-    return _neg(input, out=out)
+    return _neg(input)
 
 
 negative = neg
 
 
-def sign(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+def sign(input: Tensor) -> Tensor:
     """-1, 0 or 1, element by element; bools as they are."""
     if isinstance(input, Tensor) and input._data.dtype.kind == "b":
-        return write_out(clone(input), out)
-    return _sign(input, out=out)
+        return clone(input)
+    return _sign(input)
 
 
 exp = unary("exp")
@@ -156,9 +139,8 @@ def _rounding(name: str) -> Callable[..., Tensor]:
     """Rounding functions return integers as they are."""
     op = registered(name)
 
-    def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
-        result = apply(op, (input,)) if input._data.dtype.kind == "f" else input.clone()
-        return write_out(result, out)
+    def function(input: Tensor) -> Tensor:
+        return apply(op, (input,)) if input._data.dtype.kind == "f" else input.clone()
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"``torch.{name}``: element by element; integers are returned unchanged."
@@ -171,12 +153,12 @@ trunc = _rounding("trunc")
 _round = _rounding("round")
 
 
-def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Tensor:
+def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     """Round to the nearest integer (or to `decimals` places), ties to even."""
     if decimals == 0:
-        return _round(input, out=out)
+        return _round(input)
     scale = 10.0**decimals
-    return write_out(shown_as(div(_round(mul(input, scale)), scale), "RoundBackward1", input), out)
+    return shown_as(div(_round(mul(input, scale)), scale), "RoundBackward1", input)
 
 
 @composite("FracBackward0")
@@ -203,25 +185,21 @@ bitwise_left_shift = _binary("bitwise_left_shift", "shift_left", refused="fb")
 bitwise_right_shift = _binary("bitwise_right_shift", "shift_right", refused="fb")
 
 
-def floor_divide(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+def floor_divide(input: Any, other: Any) -> Tensor:
     """The quotient rounded down, as ``torch.floor_divide``."""
-    return _floor_divide(input, other, out=out)
+    return _floor_divide(input, other)
 
 
-def remainder(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+def remainder(input: Any, other: Any) -> Tensor:
     """The remainder with the sign of the divisor, as ``torch.remainder``."""
     result = _remainder(input, other)
-    return write_out(
-        result if isinstance(other, Tensor) else shown_as(result, "RemainderBackward0", input), out
-    )
+    return result if isinstance(other, Tensor) else shown_as(result, "RemainderBackward0", input)
 
 
-def fmod(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+def fmod(input: Any, other: Any) -> Tensor:
     """The remainder with the sign of the dividend, as ``torch.fmod``."""
     result = _fmod(input, other)
-    return write_out(
-        result if isinstance(other, Tensor) else shown_as(result, "FmodBackward0", input), out
-    )
+    return result if isinstance(other, Tensor) else shown_as(result, "FmodBackward0", input)
 
 
 _eq = _binary("eq")
@@ -237,13 +215,11 @@ def _scaled(other: Any, alpha: Any) -> Any:
     return other if alpha == 1 else (other * alpha)
 
 
-def add(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
+def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """``input + alpha * other``, as ``torch.add``."""
     if alpha == 1:
-        return _add(input, other, out=out)
-    return write_out(
-        shown_as(_add(input, _scaled(other, alpha)), "AddBackward0", input, other), out
-    )
+        return _add(input, other)
+    return shown_as(_add(input, _scaled(other, alpha)), "AddBackward0", input, other)
 
 
 def _check_sub(input: Any, other: Any) -> None:
@@ -263,7 +239,7 @@ def _check_sub(input: Any, other: Any) -> None:
         )
 
 
-def sub(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
+def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """``input - alpha * other``, as ``torch.sub``.
 
     Raises:
@@ -271,10 +247,8 @@ def sub(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) ->
     """
     _check_sub(input, other)
     if alpha == 1:
-        return _sub(input, other, out=out)
-    return write_out(
-        shown_as(_sub(input, _scaled(other, alpha)), "SubBackward0", input, other), out
-    )
+        return _sub(input, other)
+    return shown_as(_sub(input, _scaled(other, alpha)), "SubBackward0", input, other)
 
 
 subtract = sub
@@ -286,14 +260,12 @@ def rsub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     return shown_as(sub(other, _scaled(input, alpha)), name, input, other)
 
 
-def div(
-    input: Any, other: Any, *, rounding_mode: str | None = None, out: Tensor | None = None
-) -> Tensor:
+def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
     """Division: true, or rounded toward zero (``"trunc"``) or down (``"floor"``), as ``torch.div``."""
     if rounding_mode is None:
-        return _true_divide(input, other, out=out)
+        return _true_divide(input, other)
     if rounding_mode == "floor":
-        return write_out(shown_as(floor_divide(input, other), "DivBackward2", input, other), out)
+        return shown_as(floor_divide(input, other), "DivBackward2", input, other)
     if rounding_mode != "trunc":
         raise RuntimeError(
             "div expected rounding_mode to be one of None, 'trunc', or 'floor' but found "
@@ -301,7 +273,7 @@ def div(
         )
     kept = result_dtype(input, other)
     result = to_dtype(trunc(_true_divide(input, other)), kept)
-    return write_out(shown_as(result, "DivBackward2", input, other), out)
+    return shown_as(result, "DivBackward2", input, other)
 
 
 divide = div
@@ -323,7 +295,7 @@ _pow = registered("pow")
 _integer_pow = registered("integer_pow")
 
 
-def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:
+def pow(input: Any, exponent: Any) -> Tensor:
     """``input ** exponent`` with promotion, as ``torch.pow``.
 
     Raises:
@@ -332,8 +304,7 @@ def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:
     if isinstance(input, Tensor) and is_number(exponent):
         dtype = result_dtype(input, exponent)
         if dtype.is_floating:
-            result = apply(_power, (to_dtype(input, dtype),), {"exponent": _plain(exponent)})
-            return write_out(result, out)
+            return apply(_power, (to_dtype(input, dtype),), {"exponent": _plain(exponent)})
         if exponent < 0:
             raise RuntimeError("Integers to negative integer powers are not allowed.")
     x, y = common_operands(input, exponent)
@@ -341,9 +312,7 @@ def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:
     x = x if isinstance(x, Tensor) else as_tensor_operand(x, y)
     y = as_tensor_operand(y, x)
     result = apply(_pow if x.dtype.is_floating else _integer_pow, (x, y))
-    return write_out(
-        result if isinstance(input, Tensor) else shown_as(result, "PowBackward2", y), out
-    )
+    return result if isinstance(input, Tensor) else shown_as(result, "PowBackward2", y)
 
 
 def _plain(exponent: Any) -> int | float:
@@ -352,18 +321,18 @@ def _plain(exponent: Any) -> int | float:
     return int(value) if value.is_integer() else value
 
 
-def eq(input: Any, other: Any, *, out: Tensor | None = None) -> Any:
+def eq(input: Any, other: Any) -> Any:
     """Element by element equality."""
     if not isinstance(other, Tensor) and not is_number(other):
         return NotImplemented
-    return _eq(input, other, out=out)
+    return _eq(input, other)
 
 
-def ne(input: Any, other: Any, *, out: Tensor | None = None) -> Any:
+def ne(input: Any, other: Any) -> Any:
     """Element by element inequality."""
     if not isinstance(other, Tensor) and not is_number(other):
         return NotImplemented
-    return _ne(input, other, out=out)
+    return _ne(input, other)
 
 
 not_equal = ne
@@ -447,7 +416,7 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
 
 
 @reported("aten::clamp")
-def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None = None) -> Tensor:
+def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Elements limited to [min, max]; at the limits the gradient passes, as in torch.
 
     Raises:
@@ -462,8 +431,8 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None
     if max is not None:
         result = where(gt(result, max), max, result)
     if isinstance(min, Tensor) or isinstance(max, Tensor):
-        return write_out(shown_as(result, "ClampBackward0", input, min, max), out)
-    return write_out(shown_as(result, "ClampBackward1", input), out)
+        return shown_as(result, "ClampBackward0", input, min, max)
+    return shown_as(result, "ClampBackward1", input)
 
 
 clip = clamp

@@ -7,7 +7,6 @@ from typing import Any
 from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.ir.op import registered
 from tracegrad.ops import elementwise as ew
-from tracegrad.ops.elementwise import write_out
 from tracegrad.ops.reduction import sum as _sum
 from tracegrad.ops.shaping import permute, reshape, unsqueeze
 from tracegrad.reporting import reported
@@ -23,7 +22,7 @@ def _check_dtypes(x: Tensor, y: Tensor) -> None:
         raise RuntimeError(f"expected m1 and m2 to have the same dtype, but got: {a} != {b}")
 
 
-def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+def matmul(input: Tensor, other: Tensor) -> Tensor:
     """The matrix product with torch's rules for vectors (inner, vector-matrix) and batches (broadcast).
 
     Raises:
@@ -35,7 +34,7 @@ def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor
                 f"matmul(): argument '{('input', 'other')[position - 1]}' (position {position}) must be "
                 f"Tensor, not {type(x).__name__}"
             )
-    return write_out(_product(input, other), out)
+    return _product(input, other)
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:
@@ -132,7 +131,7 @@ def vdot(input: Tensor, other: Tensor) -> Tensor:
 
 
 @reported("aten::mm")
-def mm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
+def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """The product of two matrices.
 
     Raises:
@@ -142,7 +141,7 @@ def mm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
         raise RuntimeError("self must be a matrix")
     if mat2._data.ndim != 2:
         raise RuntimeError("mat2 must be a matrix")
-    return matmul(input, mat2, out=out)
+    return matmul(input, mat2)
 
 
 @reported("aten::bmm")

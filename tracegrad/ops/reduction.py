@@ -11,7 +11,6 @@ from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType, bool_, int64
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import canonical_dim, canonical_dims, floating, resolve_dtype, to_dtype
-from tracegrad.ops.elementwise import write_out
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor
 
@@ -35,14 +34,7 @@ class ValuesIndices(NamedTuple):
         return f"torch.return_types.max(\nvalues={self.values!r},\nindices={self.indices!r})"
 
 
-def sum(
-    input: Tensor,
-    dim: Dims = None,
-    keepdim: bool = False,
-    *,
-    dtype: Any = None,
-    out: Tensor | None = None,
-) -> Tensor:
+def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The sum over `dim` (all dimensions by default). Integers and bools add up as int64."""
     target = resolve_dtype(dtype)
     if target is None and input._data.dtype.kind != "f":
@@ -52,7 +44,7 @@ def sum(
     result = apply(_sum, (x,), {"axis": axes, "keepdims": bool(keepdim)})
     if dim is not None and result._requires_grad:
         shown_as(result, "SumBackward1", input)
-    return result if out is None else write_out(result, out)
+    return result
 
 
 def _count(input: Tensor, axes: tuple[int, ...]) -> int:
@@ -82,9 +74,9 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
 
 
 @composite("NansumBackward0")
-def nansum(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+def nansum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The sum with NaN counted as zero."""
-    return sum(ew.where(ew.isnan(input), 0, input), dim, keepdim)
+    return sum(ew.where(ew.isnan(input), 0, input), dim, keepdim, dtype=dtype)
 
 
 def _nonempty(input: Tensor, axes: tuple[int, ...], name: str) -> None:

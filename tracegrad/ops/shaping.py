@@ -345,7 +345,7 @@ def roll(input: Tensor, shifts: int | Sequence[int], dims: Any = None) -> Tensor
     return result
 
 
-def cat(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -> Tensor:
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Join tensors along a dimension that they have.
 
     Raises:
@@ -379,8 +379,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -
                     f"size {n} for tensor number {position} in the list."
                 )
     dtype = result_dtype(*parts)
-    result = apply(_concat, tuple(to_dtype(p, dtype) for p in full), {"axis": axis})
-    return result if out is None else out.copy_(result)
+    return apply(_concat, tuple(to_dtype(p, dtype) for p in full), {"axis": axis})
 
 
 concat = concatenate = cat

@@ -22,7 +22,14 @@ from tracegrad.ir.types import DType, int64
 from tracegrad.ops.arguments import canonical_dim, shape_from
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, is_lifted, new_tensor
-from tracegrad.views import Creation, apply_pieces, apply_view, share_storage
+from tracegrad.views import (
+    Creation,
+    apply_pieces,
+    apply_view,
+    layout,
+    share_storage,
+    storage_offset,
+)
 
 _slice = registered("slice")
 _reshape = registered("reshape")
@@ -306,11 +313,6 @@ def _strided_view(op: Any, x: Tensor, attrs: dict[str, Any]) -> Tensor:
     return out
 
 
-def storage_offset(x: Tensor) -> int:
-    """Where in its storage the first element stands, in elements."""
-    return (address(x._data) - address(owner(x._data))) // x._data.itemsize
-
-
 def as_strided(
     input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
 ) -> Tensor:
@@ -321,7 +323,7 @@ def as_strided(
         NotImplementedError: a gradient is asked for and `input` shows one element several times.
     """
     shape, strides = shape_from((size,)), shape_from((stride,))
-    own = _layout(input)
+    own = layout(input)
     lifted = is_lifted(input)
     offset = own[1] if storage_offset is None else operator.index(storage_offset)
     _check_geometry(input, shape, strides, offset)
@@ -339,24 +341,10 @@ def as_strided(
         return out
     # What is written through the view may lie outside of `input`: it is a view of the base.
     base = input if input._base is None else input._base
-    attrs = {"source": (base._data.shape, *_layout(base)), "target": target}
+    attrs = {"source": (base._data.shape, *layout(base)), "target": target}
     creation = Creation.REGULAR if input._base is None else input._view[3]
     share_storage(out, base, _as_strided, attrs, creation)
     return out
-
-
-def _layout(x: Tensor) -> tuple[tuple[int, ...], int]:
-    """Strides and offset in the storage; of a stack of examples those that each would have by itself."""
-    if is_lifted(x):
-        return _row_major(x._data.shape), 0
-    return x.stride(), storage_offset(x)
-
-
-def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides = [1]
-    for n in shape[:0:-1]:
-        strides.append(strides[-1] * n)
-    return tuple(reversed(strides[: len(shape)]))
 
 
 def _storage_size(x: Tensor) -> int:
