@@ -73,7 +73,7 @@ from tracegrad.ops.creation import (
 )
 from tracegrad.ops.elementwise import result_type, where
 from tracegrad.ops.numeric import fill
-from tracegrad.ops.out_argument import OUT, with_out
+from tracegrad.ops.out_argument import give_out
 from tracegrad.ops.shaping import broadcast_tensors, cat, concat, concatenate, hstack, stack, vstack
 from tracegrad.ops.special import polygamma
 from tracegrad.ops.striding import split
@@ -127,7 +127,7 @@ _functions = {
     for name in names
 }
 globals().update(_functions)
-globals().update({name: with_out(globals()[name], rule) for name, rule in OUT.items()})
+give_out(globals())
 
 
 def __getattr__(name: str) -> Any:

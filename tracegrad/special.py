@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tracegrad.ops.elementwise import erf, erfc, exp2, expm1, log1p, round
 from tracegrad.ops.elementwise import sigmoid as expit
+from tracegrad.ops.out_argument import give_out
 from tracegrad.ops.reduction import log_softmax, logsumexp, softmax
 from tracegrad.ops.special import (
     digamma,
@@ -31,6 +32,7 @@ from tracegrad.ops.special import lgamma as gammaln
 from tracegrad.ops.special import mvlgamma as multigammaln
 
 psi = digamma
+give_out(globals())
 
 __all__ = [
     "digamma", "entr", "erf", "erfc", "erfcx", "erfinv", "exp2", "expit", "expm1", "gammaln", "i0", "i0e", "i1",

@@ -25,7 +25,6 @@ from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, make_tensor
 
 
-
 def refuse_dtype(x: Tensor, kinds: str, name: str) -> None:
     """Raise torch's error for an operation that is not defined for the dtype of `x`.
 

@@ -60,6 +60,11 @@ _NO_CAST = "result type {result} can't be cast to the desired output type {out}"
 POINTWISE = OutRule(_NO_CAST, cast=True, overlap=Overlap.WHOLE, element_by_element=True)
 KEEPING = POINTWISE._replace(words="Found dtype {out} but expected {result}", cast=False)
 CHOOSING = KEEPING._replace(words="Expected out type to be {result} but got {out}")
+DECIDING = KEEPING._replace(words="{function} does not support non-boolean outputs.")
+FINITE = KEEPING._replace(words="{function}: dtype of out: {out} should be same as input: {result}")
+POWER = KEEPING._replace(
+    words="the output given to {function} has dtype {out} but the operation's result requires dtype {result}"
+)
 SAME = OutRule(_SAME)
 CASTING = OutRule(_NO_CAST, cast=True)
 EXTREMUM = OutRule(
@@ -91,12 +96,16 @@ _RULES = (
         "multiply div divide true_divide floor_divide remainder fmod pow maximum minimum atan2 arctan2 lt less le "
         "less_equal gt greater ge greater_equal eq ne not_equal bitwise_and bitwise_or bitwise_xor "
         "bitwise_left_shift bitwise_right_shift logical_not logical_and logical_or logical_xor addcmul addcdiv "
-        "logaddexp outer ger",
+        "logaddexp outer ger "
+        "logaddexp2 copysign deg2rad digamma erfinv entr erfcx expit fmax fmin gammaln gcd heaviside hypot i0 i0e i1 i1e lcm ldexp lgamma log_ndtr logit mvlgamma multigammaln ndtr ndtri nextafter polygamma psi rad2deg sinc xlog1py xlogy",
     ),
     (
         KEEPING,
-        "neg negative abs absolute sign floor ceil trunc round frac bitwise_not clamp clip clamp_min clamp_max lerp",
+        "neg negative abs absolute sign sgn fix floor ceil trunc round frac bitwise_not clamp clip clamp_min clamp_max lerp",
     ),
+    (DECIDING, "signbit isposinf isneginf"),
+    (FINITE, "nan_to_num"),
+    (POWER, "float_power"),
     (CHOOSING, "where"),
     (
         SAME,
@@ -115,17 +124,6 @@ _RULES = (
 )
 OUT: dict[str, OutRule] = {name: rule for rule, names in _RULES for name in names.split()}
 """The functions of the package that take ``out``."""
-
-# What torch calls a function in its message about gradients, where that is another one inside.
-_INNER_NAMES = {
-    **dict.fromkeys(("outer", "ger"), "mul"),
-    **dict.fromkeys(("hstack", "vstack", "concat", "concatenate"), "cat"),
-    "norm": "linalg_vector_norm",
-    "square": "pow",
-    "take_along_dim": "gather",
-    "true_divide": "div",
-}
-
 
 _C_NAMES = {
     "b1": "bool",
@@ -161,6 +159,12 @@ def with_out(function: Callable[..., Any], rule: OutRule) -> Callable[..., Any]:
     return wrapped
 
 
+def give_out(namespace: dict[str, Any]) -> None:
+    """Have the functions of a public module take ``out``, as far as `OUT` knows them."""
+    for name in namespace.keys() & OUT.keys():
+        namespace[name] = with_out(namespace[name], OUT[name])
+
+
 def write_out(
     function: Callable[..., Any],
     rule: OutRule,
@@ -193,7 +197,7 @@ def write_out(
     else:
         targets, results = _targets(out, len(result), name), list(result)
     operands = list(_tensors((*args, *kwargs.values())))
-    _refuse_derivatives([*targets, *results], _INNER_NAMES.get(name, name))
+    _refuse_derivatives([*targets, *results], name)
     for target, value in zip(targets, results, strict=True):
         _check_dtype(value.dtype, target.dtype, rule, name)
     with no_grad():
