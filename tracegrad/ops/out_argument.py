@@ -97,11 +97,14 @@ _RULES = (
         "less_equal gt greater ge greater_equal eq ne not_equal bitwise_and bitwise_or bitwise_xor "
         "bitwise_left_shift bitwise_right_shift logical_not logical_and logical_or logical_xor addcmul addcdiv "
         "logaddexp outer ger "
-        "logaddexp2 copysign deg2rad digamma erfinv entr erfcx expit fmax fmin gammaln gcd heaviside hypot i0 i0e i1 i1e lcm ldexp lgamma log_ndtr logit mvlgamma multigammaln ndtr ndtri nextafter polygamma psi rad2deg sinc xlog1py xlogy",
+        "logaddexp2 copysign deg2rad digamma erfinv entr erfcx expit fmax fmin gammaln gcd heaviside hypot i0 i0e "
+        "i1 i1e lcm ldexp lgamma log_ndtr logit mvlgamma multigammaln ndtr ndtri nextafter polygamma psi rad2deg "
+        "sinc xlog1py xlogy",
     ),
     (
         KEEPING,
-        "neg negative abs absolute sign sgn fix floor ceil trunc round frac bitwise_not clamp clip clamp_min clamp_max lerp",
+        "neg negative abs absolute sign sgn fix floor ceil trunc round frac bitwise_not clamp clip clamp_min "
+        "clamp_max lerp",
     ),
     (DECIDING, "signbit isposinf isneginf"),
     (FINITE, "nan_to_num"),
