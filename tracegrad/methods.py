@@ -242,7 +242,8 @@ def attach() -> None:
         setattr(Tensor, f"__{name}__", _operator(function, _PLAIN.get(name)))
         reflected = REFLECTED.get(name)
         setattr(Tensor, f"__r{name}__", _operator(reflected) if reflected else _reflected(function))
-    Tensor.__rdiv__ = Tensor.__rtruediv__
+    # Python 2's name, which torch has kept.
+    setattr(Tensor, "__rdiv__", getattr(Tensor, "__rtruediv__"))  # noqa: B009, B010
     for name, function in COMPARISONS.items():
         setattr(Tensor, f"__{name}__", _operator(function, _PLAIN.get(name)))
     in_place = {

@@ -1,4 +1,4 @@
-"""``tracegrad.utils``: torch's name for what stands beside the rest; :mod:`.checkpoint` is what there is."""
+"""``tracegrad.utils``: torch's name for what stands beside the rest: :mod:`.checkpoint` and :mod:`.data`."""
 
 import importlib
 from typing import Any
@@ -6,6 +6,6 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     """Imported when first used."""
-    if name == "checkpoint":
-        return importlib.import_module(f"{__name__}.checkpoint")
+    if name in ("checkpoint", "data"):
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
