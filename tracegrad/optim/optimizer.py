@@ -22,6 +22,7 @@ from tracegrad.lean import plain_type
 from tracegrad.nn.module import clear_grads
 from tracegrad.nn.module_tree import type_name
 from tracegrad.node import RemovableHandle, add_hook
+from tracegrad.ops.creation import ones as new_ones
 from tracegrad.ops.creation import zeros, zeros_like
 from tracegrad.tensor import Tensor
 
@@ -198,23 +199,30 @@ class Optimizer:
                 replaced = hook(self, (closure,), {})
                 if replaced is not None:
                     (closure,) = replaced[0]
-            loss = None
-            if closure is not None:
-                with enable_grad():
-                    loss = closure()
-            with no_grad(), quiet():
-                for group in self.param_groups:
-                    self._update_group(group)
+            loss = self._advance(closure)
             for hook in list(self._step_post_hooks.values()):
                 hook(self, (closure,), {})
+        return loss
+
+    def _advance(self, closure: Callable[[], Any] | None) -> Any:
+        """What a step does between its hooks; returns what the closure returned."""
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
+        with no_grad(), quiet():
+            for group in self.param_groups:
+                self._update_group(group)
         return loss
 
     def _update_group(self, group: Group) -> None:
         """Update the parameters of one group. Runs without recording gradients."""
         raise NotImplementedError
 
-    def _start(self, param: Tensor, names: Iterable[str], counts: bool = True) -> dict[str, Any]:
-        """The state of a parameter; zeros under the given names (and a step count) at the first step.
+    def _start(
+        self, param: Tensor, names: Iterable[str], counts: bool = True, ones: Iterable[str] = ()
+    ) -> dict[str, Any]:
+        """The state of a parameter; zeros under the given names (and a step count, and scalars 1) at the first step.
 
         Not part of a trace: the new tensors are the optimizer's, and the step changes them in place.
         """
@@ -224,6 +232,8 @@ class Optimizer:
             try:
                 if counts:
                     own["step"] = zeros(())
+                for name in ones:
+                    own[name] = new_ones(())
                 for name in names:
                     own[name] = zeros_like(param)
             finally:
