@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import llvmlite.ir as ll
 
 from ..ir.types import DType, float64, int64
-from .kernel import Extremum, Fold, RunningSum
+from .kernel import Extremum, Fold, Running
 from .lanes import Floats, two_sum
 from .ll_scalar import Element, LLScalarBuilder
 from .ll_types import F32, F64, I1, I32, constant, lanes_of, with_lanes
@@ -170,11 +170,10 @@ class Accumulator:
         return value
 
 
-def scan_start(scan: Extremum | RunningSum, dtype: DType, lanes: int, count: int) -> list[ll.Value]:
-    """What a scan carries at first: per vector the sum, or the extremum and its position."""
-    if isinstance(scan, RunningSum):
-        zero = -0.0 if dtype.is_floating else 0
-        return [constant(dtype, zero, lanes)] * count
+def scan_start(scan: Extremum | Running, dtype: DType, lanes: int, count: int) -> list[ll.Value]:
+    """What a scan carries at first: per vector what it has come to, or the extremum and its position."""
+    if isinstance(scan, Running):
+        return [constant(dtype, scan.start, lanes)] * count
     if dtype.is_floating:
         worst: float | int = float("-inf") if scan.greatest else float("inf")
     else:
@@ -188,15 +187,15 @@ def scan_start(scan: Extremum | RunningSum, dtype: DType, lanes: int, count: int
 
 def scan_step(
     s: LLScalarBuilder,
-    scan: Extremum | RunningSum,
+    scan: Extremum | Running,
     state: Sequence[ll.Value],
     value: Element,
     position: Element,
 ) -> list[ll.Value]:
     """The state of one vector of a scan after one more element."""
     known = Element(state[0], value.dtype)
-    if isinstance(scan, RunningSum):
-        return [s.add(known, value).value]
+    if isinstance(scan, Running):
+        return [scan.combine(s, known, value).value]
     better = s.gt(value, known) if scan.greatest else s.lt(value, known)
     if value.dtype.is_floating:
         better = s.bit_or(better, s.bit_and(s.ne(value, value), s.eq(known, known)))

@@ -17,7 +17,7 @@ from ..ir.types import int64
 from .accumulators import Accumulator, scan_start, scan_step
 from .emit_body import Body, Point, Values
 from .engine import Host
-from .kernel import Buffer, LoopKernel, RunningSum, Store
+from .kernel import Buffer, LoopKernel, Running, Store
 from .ll_loops import Loop, for_range
 from .ll_scalar import Element
 from .ll_types import I64
@@ -296,12 +296,12 @@ class _Loops:
                 state = loop.values[u * width : (u + 1) * width]
                 wide = self.body.s.spread(element, point.lanes)
                 after += scan_step(self.body.s, scan, state, wide, Element(loop.index, int64))
-            if isinstance(scan, RunningSum):
-                sums = [Element(value, dtype) for value in after]
+            if isinstance(scan, Running):
+                states = [Element(value, dtype) for value in after]
                 store = Store(scan.value, scan.buffer, scan.offset)
-                self.body.emit_store(store, sums, inner, values)
+                self.body.emit_store(store, states, inner, values)
             loop.yield_(*after)
-        if not isinstance(scan, RunningSum):
+        if not isinstance(scan, Running):
             store = Store(scan.value, scan.buffer, scan.offset)
             positions = [Element(value, int64) for value in loop.results[1::2]]
             self.body.emit_store(store, positions, point, values)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ir.graph import Node
-from ..ir.lowering import Generated, Movement, Placement, Reduce, Special
+from ..ir.lowering import Generated, Movement, Placement, Reduce, Scan, Special
 from ..ir.program import Program
 from ..ir.types import Shape, bool_
 from .body_builder import canonical
@@ -43,7 +43,7 @@ _CALL_COST = 20
 _FREE = frozenset(["neg", "cast", "eq", "ne", "lt", "le", "gt", "ge", "where", "bit_not"])
 
 _SCATTERS = frozenset(["scatter_add", "index_add", "index_copy"])
-_SCANS = frozenset(["argmax", "argmin", "cumsum"])
+_EXTREMA = frozenset(["argmax", "argmin"])
 DIVISIONS = frozenset(["floor_div", "remainder", "fmod"])
 
 # What becomes of a node. The first two have no kernel, the next five can be inlined.
@@ -106,6 +106,8 @@ class Analysis:
             return PLACEMENT
         if isinstance(lower, Reduce):
             return self._classify_reduction(node)
+        if isinstance(lower, Scan) and node.dtype is not bool_:
+            return SCAN
         if isinstance(lower, Special):
             return self._classify_special(node)
         if callable(lower):
@@ -132,7 +134,7 @@ class Analysis:
             return INDEXED
         if name in _SCATTERS and not (x.dtype is bool_ and name != "index_copy"):
             return SCATTER
-        if name in _SCANS and (x.type.size or name == "cumsum") and x.dtype is not bool_:
+        if name in _EXTREMA and x.type.size and x.dtype is not bool_:
             return SCAN
         self.reasons[node] = f"there is no native code for {node.op.name} of {x.type}"
         return PYTHON

@@ -148,12 +148,19 @@ class Extremum(NamedTuple):
     greatest: bool
 
 
-class RunningSum(NamedTuple):
-    """Store at each point the sum of the elements up to there along an axis."""
+class Running(NamedTuple):
+    """Store at each point what the elements up to there along an axis are combined to.
+
+    Attributes:
+        combine: ``combine(s, accumulator, element)``.
+        start: the neutral element.
+    """
 
     value: int
     buffer: Buffer
     offset: Affine
+    combine: Callable[..., Any]
+    start: float | int | bool
 
 
 class LoopKernel:
@@ -164,7 +171,7 @@ class LoopKernel:
         instructions: the body.
         stores: what is written at each point.
         folds: what is reduced along `reduced`.
-        scan: an argmax, an argmin or a cumsum along the one axis in `reduced`.
+        scan: an argmax, an argmin or a running sum (product, ...) along the one axis in `reduced`.
         reduced: numbers of the axes that the folds or the scan run along.
         ordered: whether points must be visited one at a time, in row-major order.
         nodes: the roots, for people.
@@ -186,7 +193,7 @@ class LoopKernel:
         self.instructions: list[Instruction] = []
         self.stores: list[Store] = []
         self.folds: list[Fold] = []
-        self.scan: Extremum | RunningSum | None = None
+        self.scan: Extremum | Running | None = None
         self.reduced = reduced
         self.ordered = False
         self.nodes: list[Node] = []
@@ -203,7 +210,7 @@ class LoopKernel:
         for sink in self.sinks():
             yield sink.buffer.real
 
-    def sinks(self) -> Iterable[Store | Fold | Extremum | RunningSum]:
+    def sinks(self) -> Iterable[Store | Fold | Extremum | Running]:
         yield from self.stores
         yield from self.folds
         if self.scan is not None:

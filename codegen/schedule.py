@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.graph import Node
+from ..ir.lowering import Scan
 from ..ir.ops.source import constant_array
 from ..ir.program import Program
 from ..ir.types import Shape, TensorType, bool_
@@ -44,7 +45,7 @@ from .kernel import (
     MatmulKernel,
     OutOfBounds,
     PythonStep,
-    RunningSum,
+    Running,
     Store,
     View,
     flag_type,
@@ -353,9 +354,11 @@ class _Assembly:
         value = body.value(x, index)
         body.kernel.nodes.append(node)
         target, variables = self.buffer_of(node), len(wide)
-        if node.op.name == "cumsum":
+        lower = node.op.lower
+        if isinstance(lower, Scan):
             offset = linearize(index, x.shape, variables)
-            body.kernel.scan = RunningSum(value, target, offset)
+            start = lower.start(x.dtype)
+            body.kernel.scan = Running(value, target, offset, lower.combine, start)
         else:
             kept = tuple([i for number, i in enumerate(index) if number != axis])
             shape = tuple([n for number, n in enumerate(x.shape) if number != axis])
@@ -363,7 +366,7 @@ class _Assembly:
             body.kernel.scan = Extremum(value, target, offset, node.op.name == "argmax")
 
     def _scan_nothing(self, node: Node) -> None:
-        if node.op.name == "cumsum":
+        if isinstance(node.op.lower, Scan):
             self._store(node.inputs[0], self.a.level[node], self.buffer_of(node))
         else:
             self._fill(node, self.a.level[node], self.buffer_of(node), 0)

@@ -77,6 +77,23 @@ class Reduce:
         self.exact = exact
 
 
+class Scan:
+    """Fold along the attr ``axis`` (one axis), and keep what there was after each element.
+
+    Attributes:
+        combine: ``combine(s, accumulator, element)``.
+        start: ``start(dtype)``: the neutral element, a Python number.
+    """
+
+    __slots__ = ("combine", "start")
+
+    def __init__(
+        self, combine: Callable[..., Any], start: Callable[..., float | int | bool]
+    ) -> None:
+        self.combine = combine
+        self.start = start
+
+
 class Generated:
     """Each element is computed from its position: ``lower(s, position, *operands, **attrs)``.
 
@@ -90,7 +107,7 @@ class Generated:
 
 
 class Special:
-    """A kernel of its own that the emitter knows by name: matmul, gather, scatter_add, cumsum, ..."""
+    """A kernel of its own that the emitter knows by name: matmul, gather, scatter_add, argmax, ..."""
 
     __slots__ = ("kernel",)
 

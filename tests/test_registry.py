@@ -6,7 +6,15 @@ import inspect
 
 import pytest
 from tracegrad.ir import Op, all_ops
-from tracegrad.ir.lowering import Expansion, Generated, Movement, Placement, Reduce, Special
+from tracegrad.ir.lowering import (
+    Expansion,
+    Generated,
+    Movement,
+    Placement,
+    Reduce,
+    Scan,
+    Special,
+)
 from tracegrad.ir.scalar import ScalarBuilder
 
 OPS = all_ops()
@@ -45,6 +53,7 @@ INTERPRETED = {
     "const": "a value that is given, not computed",
     "zeros": "canonicalization replaces it",
     "integer_pow": "rare, and not worth a loop in native code",
+    "recurrence": "each element needs the one before, of both operands",
     "gcd": "takes as many turns as the numbers need",
     "lcm": "takes as many turns as the numbers need",
     "nextafter": "rare, and made of bits rather than numbers",
@@ -90,7 +99,8 @@ def test_lowerings_fit(op: Op) -> None:
         parameters = list(inspect.signature(op.lower).parameters)
         assert parameters == ["s", *op.operands, *op.attrs]
     else:
-        assert isinstance(op.lower, Expansion | Movement | Placement | Reduce | Generated | Special)
+        kinds = Expansion | Movement | Placement | Reduce | Scan | Generated | Special
+        assert isinstance(op.lower, kinds)
     if isinstance(op.lower, Generated):
         parameters = list(inspect.signature(op.lower.lower).parameters)
         assert parameters == ["s", "position", *op.operands, *op.attrs]

@@ -1,4 +1,4 @@
-"""Reductions and scans along axes. Attrs: ``axis`` a sorted tuple of non-negative axes, ``keepdims``."""
+"""Reductions along axes. Attrs: ``axis`` a sorted tuple of non-negative axes, ``keepdims``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .arithmetic import zeros
 from .comparison import eq
 from .samples import NUMBERS, Case, with_attrs
 from .selection import where
-from .shape import broadcast_in_dim, flip
+from .shape import broadcast_in_dim
 
 _CASES: list[Case] = [
     ([(4,)], {"axis": (0,), "keepdims": False}),
@@ -134,17 +134,4 @@ argmin: Op = primitive(
     batch=shifted(axis=one_axis),
     lower=Special("argmin"),
     samples=with_attrs(_ARG_CASES, dtypes=NUMBERS),
-)
-
-cumsum: Op = linear(
-    "cumsum",
-    eval=lambda x, axis: np.cumsum(x, axis=axis, dtype=x.dtype),
-    type_rule=lambda x, *, axis: x,
-    transpose=lambda ct, axis: flip(cumsum(flip(ct, axes=(axis,)), axis=axis), axes=(axis,)),
-    attrs=("axis",),
-    batch=shifted(axis=one_axis),
-    lower=Special("cumsum"),
-    samples=with_attrs(
-        [([(4,)], {"axis": 0}), ([(2, 3)], {"axis": 1}), ([(0, 3)], {"axis": 0})], NUMBERS
-    ),
 )

@@ -21,13 +21,10 @@ SAMPLED = [op for op in all_ops() if op.samples is not None]
 
 # Native elementary functions are within a few units in the last place; these add up more terms.
 ULPS = {
-    "matmul": 256,
-    "convolution": 256,
+    **dict.fromkeys(
+        "matmul convolution sum cumsum cumprod prod logcumsumexp pow power".split(), 256
+    ),
     "overlap_add": 64,
-    "sum": 256,
-    "cumsum": 256,
-    "pow": 256,
-    "power": 256,
 }
 
 
