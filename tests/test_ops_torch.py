@@ -62,6 +62,10 @@ def test_kind_of_random_values(c: Case) -> None:
         assert tuple(ours.shape) == tuple(theirs.shape), form
 
 
+# gradgradcheck is their test, in autograd/test_gradcheck.py.
+TORCH_HAS_NO_SECOND = ("cdist(",)
+
+
 def check_gradients(what: str, leaves: Any, outs: Any, ref_leaves: Any, refs: Any) -> None:
     """First and second gradients agree, where there are any."""
     pairs = [(o, r) for o, r in zip(outs, refs, strict=True) if r.requires_grad]
@@ -84,11 +88,16 @@ def check_gradients(what: str, leaves: Any, outs: Any, ref_leaves: Any, refs: An
     for module, xs, gs in ((tg, leaves, first[0]), (torch, ref_leaves, first[1])):
         used = [(g * g).sum() for g in gs if g is not None and g.requires_grad]
         total = sum(used) if used else None
-        second.append(
-            module.autograd.grad(total, xs, allow_unused=True, materialize_grads=True)
-            if total is not None and total.requires_grad
-            else [module.zeros_like(x) for x in xs]
-        )
+        try:
+            second.append(
+                module.autograd.grad(total, xs, allow_unused=True, materialize_grads=True)
+                if total is not None and total.requires_grad
+                else [module.zeros_like(x) for x in xs]
+            )
+        except NotImplementedError:
+            if module is torch and what.startswith(TORCH_HAS_NO_SECOND):
+                return
+            raise
     for ours, theirs in zip(*second, strict=True):
         assert_same(ours, theirs, f"second gradient of {what}", 1e-8)
 
@@ -122,6 +131,12 @@ ERRORS_THAT_DIFFER = {
     ),
     "ldexp can't be cast to the desired output type Long": (
         "result type Float can't be cast to the desired output type Long"
+    ),
+    "\"cumprod_out_cpu\" not implemented for 'Bool'": (
+        "result type Long can't be cast to the desired output type Bool"
+    ),
+    "Bad in-place call: input tensor dtype long int and output tensor dtype double should match": (
+        "result type Double can't be cast to the desired output type Long"
     ),
     "Bad in-place call: input tensor size [2] and output tensor size [2, 2] should match": (
         "output with shape [2] doesn't match the broadcast shape [2, 2]"
@@ -164,6 +179,8 @@ def test_every_public_function_is_in_the_table() -> None:
         methods.SPECIAL,
         methods.NUMERIC,
         methods.REDUCTIONS,
+        methods.SCANNING,
+        methods.DISTANCES,
         methods.SHAPING,
         methods.SHAPING_METHODS,
         methods.STRIDING,

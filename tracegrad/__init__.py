@@ -71,9 +71,12 @@ from tracegrad.ops.creation import (
     zeros,
     zeros_like,
 )
+from tracegrad.ops.distances import cdist
 from tracegrad.ops.elementwise import result_type, where
 from tracegrad.ops.numeric import fill
 from tracegrad.ops.out_argument import give_out
+from tracegrad.ops.reduction import std_mean, var_mean
+from tracegrad.ops.scanning import cumulative_trapezoid, trapezoid, trapz
 from tracegrad.ops.shaping import broadcast_tensors, cat, concat, concatenate, hstack, stack, vstack
 from tracegrad.ops.special import polygamma
 from tracegrad.ops.striding import split
@@ -117,6 +120,8 @@ _functions = {
         _methods.SPECIAL,
         _methods.NUMERIC,
         _methods.REDUCTIONS,
+        _methods.SCANNING,
+        _methods.DISTANCES,
         _methods.SHAPING,
         _methods.STRIDING,
         _methods.LINALG,

@@ -17,10 +17,12 @@ from tracegrad.node import late_bound
 from tracegrad.ops import (
     conversion,
     creation,
+    distances,
     indexing,
     linalg,
     numeric,
     reduction,
+    scanning,
     shaping,
     special,
     striding,
@@ -141,8 +143,10 @@ NUMERIC = (
 ).split()
 REDUCTIONS = (
     "sum mean nansum amax amin argmax argmin max min any all count_nonzero cumsum var std logsumexp softmax "
-    "log_softmax norm allclose equal"
+    "log_softmax norm allclose equal nanmean aminmax"
 ).split()
+SCANNING = "prod cumprod logcumsumexp diff".split()
+DISTANCES = "dist renorm".split()
 SHAPING = (
     "reshape flatten ravel unflatten permute transpose swapaxes swapdims t adjoint movedim moveaxis unsqueeze "
     "squeeze broadcast_to flip roll tile"
@@ -169,7 +173,8 @@ IN_PLACE = (
     "greater ge greater_equal eq ne not_equal logical_not logical_and logical_or logical_xor bitwise_and "
     "bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift tril triu cumsum scatter_add "
     "index_add index_put index_fill index_copy masked_scatter addmm lgamma digamma mvlgamma erfinv logit "
-    "xlogy sinc i0 sgn fix nan_to_num hypot nextafter gcd lcm copysign ldexp heaviside deg2rad rad2deg"
+    "xlogy sinc i0 sgn fix nan_to_num hypot nextafter gcd lcm copysign ldexp heaviside deg2rad rad2deg "
+    "cumprod renorm"
 ).split()
 
 # Those that torch offers as functions as well.
@@ -188,6 +193,8 @@ def attach() -> None:
         (SPECIAL, special),
         (NUMERIC, numeric),
         (REDUCTIONS, reduction),
+        (SCANNING, scanning),
+        (DISTANCES, distances),
         (SHAPING, shaping),
         (SHAPING_METHODS, shaping),
         (STRIDING, striding),
@@ -225,6 +232,7 @@ def attach() -> None:
         "__abs__": ew.abs,
         "__invert__": ew.bitwise_not,
         "__pos__": numeric.positive,
+        "sum_to_size": reduction.sum_to_size,
         "polygamma": special.polygamma_of,
         "polygamma_": special.polygamma_,
         "float_power_": numeric.float_power_,

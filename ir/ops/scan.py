@@ -179,18 +179,17 @@ prod: Op = primitive(
 
 def _quotient_of_exp(x: Any, y: Any) -> Any:
     """``exp(x - y)``; 1 where both are the same, infinite ones too."""
-    same = eq(x, y)
-    return where(same, 1.0, exp(x - where(same, 0.0, y)))
+    return exp(where(eq(x, y), 0.0, x - y))
 
 
 def _logcumsumexp_vjp(ct: Any, x: Any, out: Any, axis: int) -> Any:
     # Each factor is exp(out[k - 1] - out[k]), at most 1.
-    factors = _quotient_of_exp(moved(out, axis, 0), out)
+    factors = _quotient_of_exp(moved(out, axis, -math.inf), out)
     return _recurrence_y_vjp(ct, factors, axis) * _quotient_of_exp(x, out)
 
 
 def _logcumsumexp_jvp(tangents: Any, out: Any, operands: Any, *, axis: int) -> Any:
-    factors = _quotient_of_exp(moved(out, axis, 0), out)
+    factors = _quotient_of_exp(moved(out, axis, -math.inf), out)
     return recurrence(factors, tangents[0] * _quotient_of_exp(operands[0], out), axis=axis)
 
 

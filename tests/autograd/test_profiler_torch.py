@@ -30,7 +30,8 @@ ALIASES = {
     "less_equal": "le", "multiply": "mul", "negative": "neg", "not_equal": "ne", "rsub": "sub", "square": "pow",
     "subtract": "sub", "take_along_dim": "gather", "tile": "repeat", "true_divide": "div", "vstack": "cat",
     "mv": "matmul", "dot": "matmul", "split_with_sizes": "split", "nonzero_numpy": "nonzero",
-    "fix": "trunc", "gammaln": "lgamma", "psi": "digamma", "multigammaln": "mvlgamma", "expit": "sigmoid",
+    "fix": "trunc", "trapz": "trapezoid",
+    "gammaln": "lgamma", "psi": "digamma", "multigammaln": "mvlgamma", "expit": "sigmoid",
 }  # fmt: skip
 # Of views, and of what only copies, a profile shows our ops.
 OWN_OPS = {"aten::view", "aten::permute", "aten::slice", "aten::expand", "aten::clone"}

@@ -33,10 +33,23 @@ RECORDS_THAT_DIFFER = {
         ("special.ndtr(f2x3)", "special.ndtr(f)", "special.ndtr(f7)"),
         "torch adds 1 to erf, which loses the left tail",
     ),
+    "diff(f2x3,0)": "torch copies into a new tensor",
     "special.round(f2x3)": "torch hands on that there are no decimals",
     "inner(f4,f4)": "torch permutes first",
     "inner(f2x3,f5x3)": "torch permutes first",
     "take_along_dim(f2x3,i2x3,1)": "torch expands first, also where nothing changes",
+}
+
+_TWO_RECORDS = "torch has one record of two results; here each has its own"
+_INNER = "torch takes the neighbours and ends by other functions inside"
+FUNCTIONS_THAT_DIFFER = {
+    "var_mean": _TWO_RECORDS,
+    "std_mean": _TWO_RECORDS,
+    "aminmax": _TWO_RECORDS,
+    "trapezoid": _INNER,
+    "trapz": _INNER,
+    "cumulative_trapezoid": _INNER,
+    "cdist": "torch shows the matrix product, where there is one",
 }
 
 
@@ -62,7 +75,8 @@ def test_records(c: Case) -> None:
         outs = flat_outputs(module, run(module, prepare(module, c, arrays, True)))
         results.append([shown(module, out) for out in outs if out.requires_grad])
     same = results[0] == results[1]
-    assert same == (str(c) not in RECORDS_THAT_DIFFER), results
+    if c.name not in FUNCTIONS_THAT_DIFFER:
+        assert same == (str(c) not in RECORDS_THAT_DIFFER), results
 
 
 EXPRESSIONS: dict[str, Callable[[Any, Any, Any], Any]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,15 @@ from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType, bool_, int64
 from tracegrad.ops import elementwise as ew
-from tracegrad.ops.arguments import canonical_dim, canonical_dims, floating, resolve_dtype, to_dtype
+from tracegrad.ops.arguments import (
+    canonical_dim,
+    canonical_dims,
+    floating,
+    resolve_dtype,
+    shape_from,
+    to_dtype,
+)
+from tracegrad.ops.shaping import reshape
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor
 
@@ -77,6 +86,45 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
 def nansum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The sum with NaN counted as zero."""
     return sum(ew.where(ew.isnan(input), 0, input), dim, keepdim, dtype=dtype)
+
+
+@reported("aten::nanmean")
+def nanmean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The mean of the elements that are not NaN.
+
+    Raises:
+        RuntimeError: integers.
+    """
+    if not input.is_floating_point():
+        raise RuntimeError(
+            "nanmean(): expected input to have floating point or complex dtype but got "
+            f"{input.dtype.legacy_name}"
+        )
+    count = sum(ew.logical_not(ew.isnan(input)), dim, keepdim)
+    return ew.div(nansum(input, dim, keepdim, dtype=dtype), count)
+
+
+@reported("aten::sum_to_size")
+def sum_to_size(input: Tensor, *size: Any) -> Tensor:
+    """The sum over dimensions such that the result has this size, which must be expandable to that of `input`.
+
+    Raises:
+        RuntimeError: it is not.
+    """
+    target, shape = shape_from(size), input._data.shape
+    lead = len(shape) - len(target)
+    fits = lead >= 0 and builtins.all(
+        m in (1, n) for m, n in zip(target, shape[lead:], strict=True)
+    )
+    if not fits:
+        raise RuntimeError(f"size {{{list(target)}}} is not expandable to size {{{list(shape)}}}.")
+    axes = [d for d, n in enumerate(shape) if d < lead or (target[d - lead] == 1 and n != 1)]
+    if not axes:
+        return input
+    if not target:
+        return sum(input)
+    total = sum(input, axes, True)
+    return reshape(total, target) if lead else total
 
 
 def _nonempty(input: Tensor, axes: tuple[int, ...], name: str) -> None:
@@ -176,6 +224,40 @@ def min(
     return _extremum(input, dim, keepdim, other, "min")
 
 
+class MinMax(NamedTuple):
+    """Both extrema."""
+
+    min: Tensor
+    max: Tensor
+
+    def __repr__(self) -> str:
+        return f"torch.return_types.aminmax(\nmin={self.min!r},\nmax={self.max!r})"
+
+
+@reported("aten::aminmax")
+def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> MinMax:
+    """The minimum and the maximum of all elements, or along `dim`.
+
+    Raises:
+        RuntimeError: there is no element.
+        IndexError: the dimension is empty.
+    """
+    if dim is None:
+        if not input._data.size:
+            raise RuntimeError(
+                "aminmax(): cannot compute aminmax over an empty dimension as the operation has no identity."
+            )
+    else:
+        axis = canonical_dim(dim, input._data.ndim)
+        if input._data.ndim and not input._data.shape[axis]:
+            raise IndexError(f"aminmax: Expected reduction dim {axis} to have non-zero size.")
+    low, high = (
+        shown_as(extremum(input, dim, keepdim), "AminmaxBackward0", input)
+        for extremum in (amin, amax)
+    )
+    return MinMax(low, high)
+
+
 @reported("aten::any")
 def any(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """Whether any element is not zero."""
@@ -260,6 +342,50 @@ def std(
 ) -> Tensor:
     """The standard deviation: the root of `var`."""
     return ew.sqrt(var(input, dim, unbiased, keepdim, correction=correction))
+
+
+def _spread_and_mean(
+    name: str,
+    input: Tensor,
+    dim: Any,
+    unbiased: Any,
+    keepdim: bool,
+    correction: Any,
+) -> tuple[Tensor, Tensor]:
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    if not input.is_floating_point():
+        raise RuntimeError(f"{name}_mean only support floating point and complex dtypes")
+    spread = (var if name == "var" else std)(input, dim, unbiased, keepdim, correction=correction)
+    center = mean(input, dim, keepdim)
+    record = f"{name.capitalize()}MeanBackward0"
+    return shown_as(spread, record, input), shown_as(center, record, input)
+
+
+@reported("aten::var_mean")
+def var_mean(
+    input: Tensor,
+    dim: Any = None,
+    unbiased: Any = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
+) -> tuple[Tensor, Tensor]:
+    """The variance and the mean over `dim`; see `var`."""
+    return _spread_and_mean("var", input, dim, unbiased, keepdim, correction)
+
+
+@reported("aten::std_mean")
+def std_mean(
+    input: Tensor,
+    dim: Any = None,
+    unbiased: Any = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
+) -> tuple[Tensor, Tensor]:
+    """The standard deviation and the mean over `dim`; see `var`."""
+    return _spread_and_mean("std", input, dim, unbiased, keepdim, correction)
 
 
 @composite("LogsumexpBackward0")
