@@ -125,8 +125,9 @@ REFUSED = {
 # Where the sentences about the dtype are others: each has one rule here, in torch one per overload.
 OTHER_WORDS = {
     *("mean", "nansum", "logsumexp", "matmul", "mv", "inner", "nonzero", "diag", "max", "min"),
-    *("clamp", "clip", "lerp", "mvlgamma", "multigammaln", "ndtr"),
+    *("clamp", "clip", "lerp", "mvlgamma", "multigammaln", "ndtr", "aminmax"),
 }
+_RUNNING_PRODUCTS = ("i2x3,0", "f2x3x4,1", "f2x3x4,-1", "f2x3,1", "f1x3,0", "b2x3,1")
 # What torch does not do right, or as it does everywhere else.
 QUIRKS = {
     "matmul(f2x3x4,f4x5)": "an error about sizes where out is not contiguous",
@@ -138,6 +139,10 @@ QUIRKS = {
     "nonzero(b2x3) into wrong": "column by column in memory",
     "cumsum(f2x3x4,1) into bool": "not implemented for bool",
     "cumsum(i2x3,0) into bool": "sums of bools",
+    **{f"cumprod({x}) into bool": "not implemented for bool" for x in _RUNNING_PRODUCTS},
+    "nanmean(": "counts two changes",
+    "diff(f2x3,0)": "copies, without any of the checks",
+    "aminmax(f2x3,keepdim=True) into repeated": "writes into memory that shows an element several times",
 }
 
 
