@@ -119,11 +119,14 @@ def apply_plain(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tenso
             if x._requires_grad:
                 needs_grad = True
     trace = state.trace
+    selective = state.selective
     listening = events.active
     begin = events.now() if listening else 0
     token = silence()
     try:
-        data = op.eval(*values, **attrs) if attrs else op.eval(*values)
+        data = None if selective is None else selective.recall(op)
+        if data is None:
+            data = op.eval(*values, **attrs) if attrs else op.eval(*values)
     except Exception:
         if trace is not None:
             trace.operation_failed()
@@ -142,6 +145,8 @@ def apply_plain(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tenso
             pack_record(out._grad_fn, out)
     if state.inference is not None:
         out._counter = UNTRACKED
+    if selective is not None:
+        selective.evaluated(op, operands, attrs, out)
     if state.finder is not None:
         state.finder.look(op, operands, out)
     if trace is not None:

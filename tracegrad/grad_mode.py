@@ -72,6 +72,7 @@ class ModeState(threading.local):
         exact: whether `exact_where` is on; rare, since compiled code depends on it.
         saved_hooks: the pair of hooks that pack and unpack saved tensors (see :mod:`tracegrad.saved`), or None.
         keeper: the :class:`tracegrad.autograd.mutation.SavedCopies` to be told before a storage is changed, or None.
+        selective: the mode of a selective checkpoint (:mod:`tracegrad.utils.selective_checkpoint`), or None.
         saved_hooks_disabled: why there must be none: the message of the error; or None.
         task: the backward pass that is running, a :class:`tracegrad.autograd.engine.GraphTask`, or None.
     """
@@ -91,6 +92,7 @@ class ModeState(threading.local):
     exact: Any = Rare()
     saved_hooks: Any = Rare()
     keeper: Any = Rare()
+    selective: Any = Rare()
     saved_hooks_disabled: str | None = None
 
     def __init__(self) -> None:

@@ -25,14 +25,22 @@ from tracegrad.node import FREED_MESSAGE, Node, OpNode, modified_error, next_seq
 from tracegrad.ops.creation import zeros
 from tracegrad.random import get_rng_state, set_rng_state
 from tracegrad.tensor import Tensor, new_tensor, version_of
+from tracegrad.utils.selective_checkpoint import (
+    CheckpointPolicy,
+    SelectiveCheckpointContext,
+    create_selective_checkpoint_contexts,
+)
 from tracegrad.views import Creation
 
 __all__ = [
     "CheckpointError",
     "CheckpointFunction",
+    "CheckpointPolicy",
+    "SelectiveCheckpointContext",
     "check_backward_validity",
     "checkpoint",
     "checkpoint_sequential",
+    "create_selective_checkpoint_contexts",
     "detach_variable",
     "noop_context_fn",
     "set_checkpoint_debug_enabled",
