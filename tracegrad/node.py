@@ -557,7 +557,7 @@ def modified_error(
     grad_fn: Node | None,
     counter: VersionCounter,
     expected: int,
-    reader: Node,
+    reader: Node | None,
     number: int = 0,
 ) -> RuntimeError:
     """torch's error for a saved value that was changed in place, with both of the user's lines.
@@ -565,7 +565,7 @@ def modified_error(
     Args:
         array: the value.
         grad_fn, number: which output of which record it is.
-        reader: the record that saved it.
+        reader: the record that saved it, if one did.
     """
     dtype = from_numpy_dtype(array.dtype).legacy_name + "Tensor"
     shape = ", ".join(map(str, array.shape))
@@ -578,7 +578,7 @@ def modified_error(
         f"{expected} instead. Hint: enable anomaly detection to find the operation that failed to "
         "compute its gradient, with torch.autograd.set_detect_anomaly(True, check_nan=False)."
     )
-    if reader.location is not None:
+    if reader is not None and reader.location is not None:
         message += f"\nThe value was saved for the backward pass of {reader.name()} here:\n  "
         message += reader.location.describe()
     if counter.location is not None:

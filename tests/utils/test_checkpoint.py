@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -215,18 +217,154 @@ def choices(m: Any, c: Any) -> Any:
 @program
 def mismatches(m: Any, c: Any) -> Any:
     found = []
-    for check in ("default", "none"):
-        for later in (lambda x: x.sin().exp(), lambda x: x[:1].sin(), lambda x: x.sin()):
-            turns: list[int] = []
+    cases = (
+        lambda x: x.sin().exp(),
+        lambda x: x[:1].sin(),
+        lambda x: x.float().sin(),
+        lambda x: x.sin(),
+        lambda x: x.cos(),
+        lambda x: 3,
+        lambda x: [][0],
+    )
+    for check, later, early in product(("default", "none"), cases, (True, False)):
+        turns: list[int] = []
 
-            def f(x: Any, turns: list[int] = turns, later: Any = later) -> Any:
-                turns.append(1)
-                return x.sin() if len(turns) == 1 else later(x)
+        def f(x: Any, turns: list[int] = turns, later: Any = later) -> Any:
+            turns.append(1)
+            return x.sin() if len(turns) == 1 else later(x)
 
-            x = leaf(m, 1, 2)
-            y = c.checkpoint(f, x, use_reentrant=False, determinism_check=check, early_stop=False)
-            found.append(attempt(lambda y=y: y.sum().backward()) if check == "default" else None)
+        x = leaf(m, 0, 0)  # Where float32 and float64 agree.
+        options = {"use_reentrant": False, "determinism_check": check, "early_stop": early}
+        y = c.checkpoint(f, x, **options)
+        found.append([attempt(lambda y=y: y.sum().backward()), x.grad])
     return found
+
+
+@program
+def how_far_it_runs_again(m: Any, c: Any) -> Any:
+    def runs(**options: Any) -> str:
+        seen: list[str] = []
+
+        def f(x: Any) -> Any:
+            y = x.sin()
+            seen.append("a")
+            z = y.exp()
+            seen.append("b")
+            return z * 3 + 1
+
+        x = leaf(m, 1, 2)
+        c.checkpoint(f, x, use_reentrant=False, **options).sum().backward()
+        return "".join(seen)
+
+    found = [runs(), runs(early_stop=True), runs(early_stop=False)]
+    for enable in (True, False):
+        with c.set_checkpoint_early_stop(enable):
+            found += [runs(), runs(early_stop=not enable)]
+    return found
+
+
+@program
+def records(m: Any, c: Any) -> Any:
+    found = []
+    for reentrant in (True, False):
+        y = c.checkpoint(lambda x: x.sin(), leaf(m, 1, 2) * 2, use_reentrant=reentrant)
+        found += [y.grad_fn.name(), type(y.grad_fn).__name__, y.grad_fn.next_functions[0][0].name()]
+    return found
+
+
+@program
+def saved_tensors_that_are_read_twice(m: Any, c: Any) -> Any:
+    class Sine(m.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx: Any, ct: Any) -> Any:
+            return ct * ctx.saved_tensors[0].cos() + 0 * ctx.saved_tensors[0]
+
+    y = c.checkpoint(Sine.apply, leaf(m, 1, 2), use_reentrant=False)
+    return attempt(lambda: y.sum().backward())[0][0]
+
+
+@program
+def saved_values_that_users_look_at(m: Any, c: Any) -> Any:
+    runs: list[int] = []
+    x = leaf(m, 1, 2)
+    y = c.checkpoint(lambda x: runs.append(1) or (x * 2).exp(), x, use_reentrant=False)
+    return y.grad_fn._saved_result, y.grad_fn._saved_result, runs
+
+
+@program
+def differentiated_inside(m: Any, c: Any) -> Any:
+    def f(x: Any) -> Any:
+        y = (x.sin() * x).sum()
+        (found,) = m.autograd.grad(y, x, create_graph=True)
+        return found * x
+
+    x = leaf(m, 1, 2)
+    y = c.checkpoint(f, x, use_reentrant=False)
+    y.sum().backward()
+    return y, x.grad
+
+
+@program
+def in_place_inside(m: Any, c: Any) -> Any:
+    def f(x: Any) -> Any:
+        y = x.sin()
+        y.mul_(x)
+        y[0] = y[1] * 2
+        return y.exp()
+
+    x = leaf(m, 1, 2)
+    y = c.checkpoint(f, x, use_reentrant=False)
+    y.sum().backward()
+    return y, x.grad
+
+
+@program
+def hooks_of_the_user_inside(m: Any, c: Any) -> Any:
+    log: list[str] = []
+
+    def f(x: Any) -> Any:
+        hooks = m.autograd.graph.saved_tensors_hooks(
+            lambda x: log.append("pack") or x, lambda x: log.append("unpack") or x
+        )
+        with hooks:
+            y = x.sin()
+        return y.exp()
+
+    x = leaf(m, 1, 2)
+    c.checkpoint(f, x, use_reentrant=False).sum().backward()
+    return x.grad, log
+
+
+@program
+def a_part_of_the_backward_pass(m: Any, c: Any) -> Any:
+    runs: list[int] = []
+    x, w = leaf(m, 1, 2), leaf(m, 3, 4)
+    a, b = c.checkpoint(
+        lambda x, w: runs.append(1) or (x.sin(), w.exp() * x), x, w, use_reentrant=False
+    )
+    first = m.autograd.grad(a.sum(), x, retain_graph=True)
+    return first, m.autograd.grad(b.sum(), (x, w)), runs
+
+
+@program
+def contexts_that_suppress(m: Any, c: Any) -> Any:
+    class Suppressing:
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *exc_info: object) -> bool:
+            return True
+
+    options = {"use_reentrant": False, "context_fn": lambda: (Suppressing(), nullcontext())}
+    return [
+        attempt(lambda: c.checkpoint(lambda x: [][0], leaf(m, 1), **options)),
+        attempt(lambda: c.checkpoint(lambda x: x.sin(), leaf(m, 1), debug=True, **options)),
+    ]
 
 
 @program
@@ -298,19 +436,18 @@ def test_a_module_with_dropout() -> None:
         np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
 
 
-def test_records_of_the_first_run_are_dropped() -> None:
-    x = leaf(tg, 1, 2)
-    inner: list[Any] = []
+def test_values_of_the_first_run_are_freed() -> None:
+    alive: list[Any] = []
 
     def f(x: tg.Tensor) -> tg.Tensor:
         y = x.sin()
-        inner.append(y.grad_fn)
-        return y.exp()
+        alive.append(weakref.ref(y))
+        return y.exp().exp()
 
-    y = tg_checkpoint.checkpoint(f, x, use_reentrant=False)
-    assert y.grad_fn.next_functions[0][0].variable is x
-    assert len(y.grad_fn.next_functions) == 1
-    assert inner[0] not in [node for node, _ in y.grad_fn.next_functions]
+    y = tg_checkpoint.checkpoint(f, leaf(tg, 1, 2), use_reentrant=False)
+    assert alive[0]() is None
+    y.sum().backward()
+    assert alive[1]() is None
 
 
 def test_a_changed_argument_is_an_error() -> None:
@@ -327,10 +464,10 @@ def test_debug_tells_the_operations() -> None:
 
     def f(x: tg.Tensor) -> tg.Tensor:
         turns.append(1)
-        return x.sin() if len(turns) == 1 else x.sin().exp().cos()
+        return x.sin().exp().cos() if len(turns) == 1 else x.sin().exp()
 
     y = tg_checkpoint.checkpoint(f, leaf(tg, 1.0), use_reentrant=False, debug=True)
-    with pytest.raises(tg_checkpoint.CheckpointError, match="CosBackward0"):
+    with pytest.raises(tg_checkpoint.CheckpointError, match=r"cos\(torch.float64"):
         y.backward()
     with pytest.raises(ValueError, match="determinism_check"):
         tg_checkpoint.checkpoint(f, leaf(tg, 1.0), use_reentrant=False, determinism_check="all")

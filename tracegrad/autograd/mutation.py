@@ -10,7 +10,7 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from tracegrad.node import VersionCounter
-from tracegrad.tensor import Tensor, new_tensor
+from tracegrad.tensor import Tensor, new_tensor, version_of
 
 _OUTSIDE = (
     "Trying to backward outside of the 'allow_mutation_on_saved_tensors' contextin which the graph was originally "
@@ -40,7 +40,7 @@ class SavedCopies:
 
     def pack(self, tensor: Tensor) -> _Handle:
         """The handle for a tensor; the same one as long as the tensor is not changed."""
-        key = id(tensor), tensor._version
+        key = id(tensor), version_of(tensor)
         handle = self._known.get(key)
         if handle is None:
             handle = self._known[key] = _Handle()
@@ -66,7 +66,7 @@ class SavedCopies:
         for handle in self._sharing.pop(tensor._version_counter(), ()):
             original = self.original.pop(handle, None)
             if original is not None:
-                self._known.pop((id(original), original._version), None)
+                self._known.pop((id(original), version_of(original)), None)
                 self.cloned[handle] = new_tensor(original._data.copy())
 
     def clear(self) -> None:
