@@ -3,7 +3,7 @@
 ``Module`` is in :mod:`tracegrad.nn.module`; ``functional`` has the functions that the layers call.
 """
 
-from tracegrad.nn import functional, init, modules, utils
+from tracegrad.nn import functional, init, utils
 from tracegrad.nn.activations import (
     ELU,
     GELU,
@@ -47,7 +47,7 @@ from tracegrad.nn.losses import (
     NLLLoss,
     SmoothL1Loss,
 )
-from tracegrad.nn.module import Module
+from tracegrad.nn.modules import Module
 from tracegrad.nn.parameter import Buffer, Parameter
 
 __all__ = [
@@ -96,6 +96,5 @@ __all__ = [
     "Unflatten",
     "functional",
     "init",
-    "modules",
     "utils",
 ]
