@@ -141,6 +141,9 @@ class TensorType(NamedTuple):
     dtype: DType
     shape: Shape
 
+    by_columns = False
+    """Whether its matrices are known to lie in memory column after column; see `ByColumns`."""
+
     @property
     def ndim(self) -> int:
         return len(self.shape)
@@ -162,6 +165,17 @@ class TensorType(NamedTuple):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+class ByColumns(TensorType):
+    """The type of an array whose matrices lie in memory column after column, and equal to any type of that shape.
+
+    Records of eager operations keep it for rules that can choose how to lay out a cotangent: the gradient of
+    ``weight`` in ``x @ weight.t()`` then needs no copy to lie as `weight` does.
+    """
+
+    __slots__ = ()
+    by_columns = True
 
 
 def type_of(value: Any) -> TensorType:

@@ -21,7 +21,7 @@ from tracegrad.grad_mode import state
 from tracegrad.ir import events
 from tracegrad.ir.numpy_errors import quietly, restore, silence
 from tracegrad.ir.op import Op
-from tracegrad.ir.types import TensorType, from_numpy_dtype
+from tracegrad.ir.types import ByColumns, TensorType, from_numpy_dtype
 from tracegrad.node import (
     UNTRACKED,
     Edge,
@@ -251,7 +251,26 @@ def plan_for(op: Op, needed: int, count: int) -> Plan:
 
 
 def _types_of(operands: Sequence[Any]) -> tuple[TensorType | None, ...]:
-    return tuple([type_of_array(x._data) if isinstance(x, Tensor) else None for x in operands])
+    """What rules may know of the operands. How an array is laid out counts where it is computed with at once."""
+    if state.watched:
+        return tuple([type_of_array(x._data) if isinstance(x, Tensor) else None for x in operands])
+    types: list[TensorType | None] = []
+    for x in operands:
+        found = None
+        if isinstance(x, Tensor):
+            data = x._data
+            found = x._plain or type_of_array(data)
+            if data.ndim == 2:
+                rows, columns = data.strides
+                if rows == data.itemsize != columns:
+                    found = _by_columns(found)
+        types.append(found)
+    return tuple(types)
+
+
+@functools.cache
+def _by_columns(found: TensorType) -> ByColumns:
+    return ByColumns(*found)
 
 
 def check_types(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> None:

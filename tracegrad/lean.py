@@ -81,6 +81,53 @@ def binary(op: Op, general: Callable[[Any, Any], Any]) -> Callable[[Any, Any], A
     return _binary(op, plans, state, general, watched)
 
 
+def unary(op: Op, general: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that applies a pointwise op to a Tensor.
+
+    Args:
+        op: takes floats to floats; its rule reads no types.
+        general: does the same for all that is not plain, and with ``out=``.
+    """
+    evaluate = op.eval
+    _, (cls, reads_out, reads) = _plans(op, 1)
+
+    def function(input: Tensor, *, out: Tensor | None = None) -> Any:
+        if state.watched or out is not None or not isinstance(input, Tensor):
+            return general(input, out=out)
+        plain = input._plain or plain_type(input)
+        if plain is None or input._output_nr:
+            return general(input)
+        try:
+            data = quietly(evaluate, input._data)
+        except Exception:
+            return general(input)
+        if data.__class__ is not _ndarray:
+            data = np.asarray(data)
+        result = new_tensor(data)
+        result._plain = plain
+        if input._requires_grad and state.grad:
+            versions = None
+            if reads:
+                counter = input._counter
+                if counter is not None and counter.value:
+                    versions = (counter.value,)
+            result._grad_fn = new_op_node(
+                cls,
+                op,
+                NO_ATTRS,
+                (input._grad_fn or input,),
+                (input,) if reads else (),
+                data if reads_out else None,
+                versions,
+                None,
+                _frame(1),
+            )
+            result._requires_grad = True
+        return result
+
+    return function
+
+
 class _Unwatched:
     """Modes of which none is asked for."""
 

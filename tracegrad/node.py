@@ -345,12 +345,13 @@ def node_class(op: Op) -> type[OpNode]:
     """The class of the records of `op`: one per op, so that ``type(x.grad_fn).__name__`` is torch's."""
     found = _classes.get(op)
     if found is None:
-        found = _classes[op] = _class_named(_TORCH_NAMES.get(op.name) or name_of_op(op))
+        found = _classes[op] = class_named(_TORCH_NAMES.get(op.name) or name_of_op(op))
     return found
 
 
 @functools.cache
-def _class_named(name: str) -> type[OpNode]:
+def class_named(name: str) -> type[OpNode]:
+    """The class of records that users see under this name."""
     return type(name, (OpNode,), {"__slots__": (), "__module__": OpNode.__module__})
 
 
@@ -619,6 +620,6 @@ def as_node(edge: Edge) -> Node | None:
     if isinstance(edge, Node):
         # Python takes microseconds to change a class, so it is changed when somebody looks.
         if edge.composite is not None and isinstance(edge, OpNode):
-            edge.__class__ = _class_named(edge.composite[0])
+            edge.__class__ = class_named(edge.composite[0])
         return edge
     return edge._accumulator()

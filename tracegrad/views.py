@@ -10,17 +10,27 @@ from __future__ import annotations
 
 import enum
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tracegrad.dispatch import apply, edge_of, record, shown_as
+from tracegrad.dispatch import apply, edge_of, record, shown_as, type_of_array
 from tracegrad.grad_mode import state
 from tracegrad.ir.location import current_location
 from tracegrad.ir.memory import address, owner
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.ops.arithmetic import zeros
 from tracegrad.ir.ops.strided import place_diagonal, place_windows
-from tracegrad.node import NUMBERED, UNTRACKED, Node, OpNode, late_bound, move_retained
+from tracegrad.node import (
+    NUMBERED,
+    UNTRACKED,
+    Node,
+    OpNode,
+    class_named,
+    late_bound,
+    move_retained,
+    new_op_node,
+)
 from tracegrad.tensor import Tensor, is_lifted, mark_inference, new_tensor
 
 _slice = registered("slice")
@@ -31,6 +41,9 @@ _broadcast = registered("broadcast_in_dim")
 _concat = registered("concat")
 _as_strided = registered("as_strided")
 _strided_update = registered("strided_update")
+
+
+_TRANSPOSE = {"dims": (1, 0)}
 
 
 class Creation(enum.IntEnum):
@@ -57,6 +70,25 @@ def apply_view(op: Op, x: Tensor, attrs: dict[str, Any]) -> Tensor:
     base = made.base
     if base is not None and (base is source or base is source.base):
         share_storage(out, x, op, attrs)
+    return out
+
+
+def transposed(x: Tensor) -> Tensor:
+    """The transpose of a matrix, as a view."""
+    data = x._data
+    if state.watched or x._base is not None or x._output_nr or x._counter is UNTRACKED:
+        return shown_as(apply_view(_permute, x, _TRANSPOSE), "TBackward0", x)
+    out = new_tensor(data.T)
+    out._base = x
+    out._counter = counter = x._version_counter()
+    out._view_version = counter.value
+    out._view = x, _permute, _TRANSPOSE, Creation.REGULAR if state.grad else Creation.NO_GRAD
+    if x._requires_grad and state.grad:
+        out._requires_grad = True
+        out._grad_fn = new_op_node(
+            class_named("TBackward0"), _permute, _TRANSPOSE, (x._grad_fn or x,),
+            (), None, None, (type_of_array(data),), sys._getframe(1),
+        )  # fmt: skip
     return out
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from ..batching import extents, shifted
 from ..op import Op, floating, pointwise, primitive
 from ..types import TensorType
-from .comparison import eq, gt, lt
+from .comparison import eq, gt, le, lt
 from .samples import NUMBERS, binary, unary
 from .selection import where
 
@@ -157,4 +157,12 @@ minimum: Op = pointwise(
     ),
     lower=lambda s, x, y: s.minimum(x, y),
     samples=binary(dtypes=NUMBERS),
+)
+# At 0 the derivative is 0, as in torch; NaN stays, and so does its cotangent. -0.0 stays as well.
+relu: Op = pointwise(
+    "relu",
+    eval=lambda x: np.maximum(0, x),
+    partials=(lambda ct, out: where(le(out, 0), 0.0, ct),),
+    lower=lambda s, x: s.select(s.lt(x, s.like(0, x)), s.like(0, x), x),
+    samples=unary(dtypes=NUMBERS),
 )

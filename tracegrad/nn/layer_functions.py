@@ -43,17 +43,18 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Raises:
         RuntimeError: shapes or dtypes do not fit.
     """
-    ndim = input.dim()
-    if not ndim or not weight.dim():
+    x, w = input._data, weight._data
+    ndim = x.ndim
+    if not ndim or not w.ndim:
         raise RuntimeError(
-            f"both arguments to linear need to be at least 1D, but they are {ndim}D and {weight.dim()}D"
+            f"both arguments to linear need to be at least 1D, but they are {ndim}D and {w.ndim}D"
         )
-    if bias is not None and input.dtype is not weight.dtype:
-        names = [x.type()[6:-6] for x in (input, weight)]
+    if bias is not None and x.dtype != w.dtype:
+        names = [t.type()[6:-6] for t in (input, weight)]
         raise RuntimeError(
             f"mat1 and mat2 must have the same dtype, but got {names[0]} and {names[1]}"
         )
-    if weight.dim() != 2:
+    if w.ndim != 2:
         product = linalg.matmul(input, weight.t())
         return product if bias is None else ew.add(product, bias)
     transposed = weight.t()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tracegrad import lean
 from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.inplace import apply_in_place, check_in_place, check_stored, former, store
 from tracegrad.ir.op import Op, registered
@@ -49,6 +50,7 @@ def unary(
         x = input if integers else floating(input)
         return apply(op, (x,))
 
+    function = lean.unary(op, function)
     function.__name__ = function.__qualname__ = name
     function.__doc__ = (
         f"Element by element ``{name}``, as ``torch.{name}``. Shape and dtype are kept."
@@ -449,10 +451,18 @@ def clamp_max(input: Tensor, max: Any) -> Tensor:
     return clamp(input, max=max)
 
 
-@composite("ReluBackward0")
+_relu = _unary("relu", integers=True)
+
+
 def relu(input: Tensor) -> Tensor:
-    """max(x, 0), with derivative 0 at 0 and NaN kept, as torch."""
-    return where(le(input, 0), 0, input)
+    """max(x, 0), with derivative 0 at 0 and NaN kept, as torch.
+
+    Raises:
+        RuntimeError: a bool tensor.
+    """
+    if isinstance(input, Tensor) and input._data.dtype.kind == "b":
+        raise RuntimeError("Boolean inputs not supported for relu")
+    return _relu(input)
 
 
 @reported("aten::lerp")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tracegrad.dispatch import apply, composite, shown_as
+from tracegrad.grad_mode import state
 from tracegrad.ir.op import registered
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.reduction import sum as _sum
@@ -13,6 +14,7 @@ from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor
 
 _matmul = registered("matmul")
+_addmm = registered("addmm")
 
 
 def _check_dtypes(x: Tensor, y: Tensor) -> None:
@@ -160,9 +162,28 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     return shown_as(apply(_matmul, (input, mat2)), "BmmBackward0", input, mat2)
 
 
-@composite("AddmmBackward0")
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """``beta * input + alpha * (mat1 @ mat2)``."""
+    if not state.watched and beta == 1 and alpha == 1 and _is_plain_sum(input, mat1, mat2):
+        return apply(_addmm, (input, mat1, mat2))
+    return _addmm_in_steps(input, mat1, mat2, beta=beta, alpha=alpha)
+
+
+def _is_plain_sum(input: Tensor, mat1: Tensor, mat2: Tensor) -> bool:
+    """Whether these are a row, or a matrix of the result's shape, and two floating matrices that fit together."""
+    c, x, y = input._data, mat1._data, mat2._data
+    dtype = x.dtype
+    return (
+        x.ndim == y.ndim == 2
+        and dtype.kind == "f"
+        and dtype is y.dtype is c.dtype
+        and x.shape[1] == y.shape[0]
+        and (c.shape == y.shape[1:] or c.shape == (x.shape[0], y.shape[1]))
+    )
+
+
+@composite("AddmmBackward0")
+def _addmm_in_steps(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any, alpha: Any) -> Tensor:
     product = mm(mat1, mat2)
     scaled = product if alpha == 1 else ew.mul(product, alpha)
     return ew.add(input if beta == 1 else ew.mul(input, beta), scaled)

@@ -23,7 +23,7 @@ from tracegrad.ops.arguments import (
 from tracegrad.ops.striding import slice_along, view_as_dtype
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, is_lifted
-from tracegrad.views import apply_view
+from tracegrad.views import apply_view, transposed
 
 _reshape = registered("reshape")
 _permute = registered("permute")
@@ -195,7 +195,9 @@ def t(input: Tensor) -> Tensor:
         raise RuntimeError(
             f"t() expects a tensor with <= 2 dimensions, but self is {input._data.ndim}D"
         )
-    dims = (1, 0) if input._data.ndim == 2 else tuple(range(input._data.ndim))
+    if input._data.ndim == 2:
+        return transposed(input)
+    dims = tuple(range(input._data.ndim))
     return shown_as(apply_view(_permute, input, {"dims": dims}), "TBackward0", input)
 
 
