@@ -31,7 +31,7 @@ def sweep(
     Args:
         nodes: what was computed, latest first, so that each node's cotangent is complete when it is reached.
         cotangents: of the outputs at the start; those of everything that was not swept at the end.
-        pull: ``pull(node, ct)`` yields pairs (operand, its cotangent).
+        pull: ``pull(node, ct)`` gives pairs (operand, its cotangent, None where there is none).
         pulls_nothing: whether to call it with None for a node to which no cotangent came.
 
     Linear in nodes and edges.
@@ -41,8 +41,11 @@ def sweep(
         if ct is None and not pulls_nothing(node):
             continue
         for operand, contribution in pull(node, ct):
-            known = cotangents.get(operand)
-            cotangents[operand] = contribution if known is None else known + contribution
+            if contribution is not None:
+                known = cotangents.get(operand)
+                cotangents[operand] = contribution if known is None else known + contribution
+        # Between two turns `cotangents` alone holds them: whoever takes one out can tell that it is nobody else's.
+        ct = contribution = known = None
 
 
 def depending_on(graph: Graph, wrt: Iterable[Node], stopped: Container[Node] = ()) -> set[Node]:
@@ -97,8 +100,7 @@ def append_adjoint(
                     contribution = node.op.pull(index, ct, node, node.inputs, types, node.attrs)
                 except NoDerivativeError as error:
                     raise NoDerivativeError(str(error), node) from None
-                if contribution is not None:
-                    yield operand, contribution
+                yield operand, contribution
 
     with builder:
         for output, seed in zip(outputs, seeds or [None] * len(outputs), strict=True):

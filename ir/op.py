@@ -43,11 +43,13 @@ class Rule:
         types: names and operand numbers of the types it takes.
         attrs: names of the attributes it takes.
         takes_ct: whether the cotangent comes first.
+        pull: ``pull(ct, out, operands, types, attrs)``: the operand's cotangent, given that of the result; not
+            yet un-broadcast.
     """
 
-    __slots__ = ("_pull", "attrs", "function", "reads", "takes_ct", "types")
+    __slots__ = ("attrs", "function", "pull", "reads", "takes_ct", "types")
 
-    _pull: Callable[..., Any]
+    pull: Callable[..., Any]
 
     def __init__(
         self, function: Callable[..., Any], operands: Sequence[str], attr_names: Sequence[str]
@@ -75,15 +77,12 @@ class Rule:
         self.types = tuple(types)
         self.attrs = tuple(attrs)
 
-    def pull(
-        self, ct: Any, out: Any, operands: Sequence[Any], types: Any, attrs: dict[str, Any]
-    ) -> Any:
-        """The operand's cotangent, given that of the result; not yet un-broadcast."""
-        try:
-            pull = self._pull
-        except AttributeError:
-            pull = self._pull = self._make_pull()
-        return pull(ct, out, operands, types, attrs)
+    def __getattr__(self, name: str) -> Any:
+        """`pull` is made when it is called first."""
+        if name != "pull":
+            raise AttributeError(name)
+        self.pull = self._make_pull()
+        return self.pull
 
     def _make_pull(self) -> Callable[..., Any]:
         """`pull` for this rule: a function that hands on what the rule reads and looks at nothing else."""
@@ -243,7 +242,10 @@ class Op:
         result = rule.pull(ct, out, operands, types, attrs)
         if exactness.on and self.kind == "pointwise":
             result = _kept_zero(ct, result)
-        return result if types is None else unbroadcast(result, types[index].shape)
+        if types is None:
+            return result
+        shape = types[index].shape
+        return result if result.shape == shape else unbroadcast(result, shape)
 
     def push(
         self,

@@ -15,7 +15,7 @@ import numpy as np
 from tracegrad.dispatch import NO_ATTRS, apply, edge_of, record, shown_as
 from tracegrad.grad_mode import by_value, state
 from tracegrad.ir import events
-from tracegrad.ir.location import current_location
+from tracegrad.ir.location import SourceLocation, current_location
 from tracegrad.ir.memory import address, restrided
 from tracegrad.ir.numpy_errors import restore, silence
 from tracegrad.ir.op import Op, registered
@@ -328,8 +328,8 @@ def _edges_of_part(base: Tensor, view: Tensor, value: Tensor) -> tuple[tuple[Edg
     return tuple(edges)
 
 
-def bump_version(x: Tensor) -> None:
-    """Count an in-place change of x's storage."""
+def bump_version(x: Tensor, location: SourceLocation | None = None) -> None:
+    """Count an in-place change of x's storage, by the user's line that is running or is given."""
     counter: VersionCounter = x._version_counter()
     counter.value += 1
-    counter.location = current_location(2)
+    counter.location = location or current_location(2)

@@ -126,3 +126,89 @@ def test_saved_values_are_freed_while_the_sweep_passes() -> None:
     assert len(seen) == steps
     # Each step saved one float32 array, which is gone when the next hook runs.
     assert seen[2] - seen[-1] > 0.9 * (steps - 3) * size * 4
+
+
+WEIGHT_USES: dict[str, Callable[[tg.Tensor, tg.Tensor], tg.Tensor]] = {
+    "rows": lambda x, w: x @ w,
+    "columns": lambda x, w: x @ w.t(),
+    "layer": lambda x, w: tg.nn.functional.linear(x, w, tg.zeros(w.shape[0])),
+    "pointwise": lambda x, w: w.exp(),
+}
+
+
+@pytest.mark.parametrize("use", WEIGHT_USES)
+def test_a_gradient_that_nobody_else_holds_is_not_copied(use: str) -> None:
+    w = tg.ones(500, 500, requires_grad=True)
+    loss = WEIGHT_USES[use](tg.ones(2, 500), w).sum()
+    tracemalloc.start()
+    try:
+        loss.backward()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert w.grad is not None
+    assert w.grad.is_contiguous()
+    assert peak < 1.5 * w.nbytes * (2 if use == "pointwise" else 1)
+
+
+def kept_by_a_hook(x: tg.Tensor, y: tg.Tensor) -> list[tg.Tensor]:
+    kept: list[tg.Tensor] = []
+    x.register_hook(kept.append)
+    (x * 2).sum().backward()
+    return kept
+
+
+def shared_by_two_leaves(x: tg.Tensor, y: tg.Tensor) -> list[tg.Tensor]:
+    ((x + y) * tg.arange(4.0)).sum().backward()
+    assert y.grad is not None
+    return [y.grad]
+
+
+def given_by_the_user(x: tg.Tensor, y: tg.Tensor) -> list[tg.Tensor]:
+    seed = tg.ones(4)
+    (x + 0).backward(seed)
+    return [seed]
+
+
+def given_by_the_user_in_another_shape(x: tg.Tensor, y: tg.Tensor) -> list[tg.Tensor]:
+    seed = tg.ones(2, 2)
+    x.reshape(2, 2).backward(seed)
+    return [seed]
+
+
+def of_a_result(x: tg.Tensor, y: tg.Tensor) -> list[tg.Tensor]:
+    z = x + y
+    z.retain_grad()
+    (z * 2).sum().backward()
+    assert z.grad is not None
+    return [z.grad]
+
+
+def saved_by_a_record(x: tg.Tensor, y: tg.Tensor) -> list[tg.Tensor]:
+    factor = tg.arange(4.0)
+    loss = (x * factor).sum()
+    loss.backward(retain_graph=True)
+    return [factor]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        kept_by_a_hook,
+        shared_by_two_leaves,
+        given_by_the_user,
+        given_by_the_user_in_another_shape,
+        of_a_result,
+        saved_by_a_record,
+    ],
+)
+def test_a_gradient_that_somebody_else_holds_is_copied(
+    program: Callable[[tg.Tensor, tg.Tensor], list[tg.Tensor]],
+) -> None:
+    x, y = (tg.ones(4, requires_grad=True) for _ in range(2))
+    others = program(x, y)
+    assert x.grad is not None
+    assert others
+    before = [other.tolist() for other in others]
+    x.grad.fill_(-7.0)
+    assert [other.tolist() for other in others] == before

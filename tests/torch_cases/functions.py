@@ -283,6 +283,7 @@ def _cases() -> Iterator[Case]:
     yield from (
         case("addmm", X((2, 2)), M, X((3, 2))),
         case("addmm", X((2,)), M, X((3, 2)), beta=0.5, alpha=2),
+        case("addmm", X((2,)), M, X((3, 2))),
     )
     yield from (
         case("outer", V, ROW),

@@ -7,6 +7,8 @@ be differentiated. Start with :func:`accumulate_hooked`.
 
 from __future__ import annotations
 
+from sys import getrefcount
+
 import numpy as np
 
 from tracegrad.autograd.hooks import run_post_hooks, run_pre_hooks, tell_trace
@@ -22,12 +24,42 @@ _ADD = registered("add")
 _COPY = registered("copy")
 
 
-def accumulate_leaf(leaf: Tensor, ct: Tensor, create_graph: bool) -> None:
-    """Add a cotangent into the `grad` of a leaf without hooks."""
+def _references_of_a_local() -> int:
+    array = np.empty(1)
+    return getrefcount(array)
+
+
+_ALONE = _references_of_a_local()
+"""What `getrefcount` says of an array that one local variable holds and nobody else."""
+
+
+def is_unshared(ct: np.ndarray, references: int) -> bool:
+    """Whether a cotangent and its memory belong to one local variable of the caller alone.
+
+    Args:
+        references: what `getrefcount` says of it in the caller.
+    """
+    if references != _ALONE:
+        return False
+    owner = ct.base
+    if owner is None:
+        return ct.flags.owndata
+    # A view, as of a transposed product: it holds the other reference.
+    return (
+        owner.__class__ is np.ndarray and owner.flags.owndata and getrefcount(owner) == _ALONE + 1
+    )
+
+
+def accumulate_leaf(leaf: Tensor, ct: Tensor, create_graph: bool, unshared: bool = False) -> None:
+    """Add a cotangent into the `grad` of a leaf without hooks.
+
+    Args:
+        unshared: nobody else holds the array of `ct`, so that it can become the gradient itself.
+    """
     if events.active:
         accumulate_reported(add_to_grad, leaf, ct, create_graph)
     else:
-        add_to_grad(leaf, ct, create_graph)
+        add_to_grad(leaf, ct, create_graph, unshared)
 
 
 def accumulate_hooked(leaf: Tensor, ct: Tensor | None, create_graph: bool) -> None:
@@ -63,12 +95,12 @@ def accumulate_retained(tensor: Tensor, ct: Tensor) -> None:
     set_grad(tensor, _own(ct, tensor, state.grad) if known is None else apply(_ADD, (known, ct)))
 
 
-def add_to_grad(tensor: Tensor, ct: Tensor, create_graph: bool) -> None:
+def add_to_grad(tensor: Tensor, ct: Tensor, create_graph: bool, unshared: bool = False) -> None:
     """Add a cotangent into `grad`: in place, unless the sum is to be differentiated."""
     trace = state.trace
     known = tensor._grad if trace is None else trace.read_grad(tensor)
     if known is None:
-        set_grad(tensor, _own(ct, tensor, create_graph))
+        set_grad(tensor, _own(ct, tensor, create_graph, unshared))
     elif create_graph:
         set_grad(tensor, apply(_ADD, (known, ct)))
     else:
@@ -79,8 +111,8 @@ def add_to_grad(tensor: Tensor, ct: Tensor, create_graph: bool) -> None:
             state.grad = before
 
 
-def _own(ct: Tensor, tensor: Tensor, create_graph: bool) -> Tensor:
-    """The cotangent in memory of its own."""
+def _own(ct: Tensor, tensor: Tensor, create_graph: bool, unshared: bool = False) -> Tensor:
+    """The cotangent in memory of its own, which is that of `ct` where it is `unshared` and laid out as it should be."""
     if create_graph:
         return apply(_COPY, (ct,))
     trace = state.trace
@@ -90,7 +122,22 @@ def _own(ct: Tensor, tensor: Tensor, create_graph: bool) -> Tensor:
         return mark_inference(gradient)
     if not isinstance(ct._data, np.ndarray):
         return apply(_COPY, (ct,))
-    return mark_inference(new_tensor(_copy_laid_out_like(tensor._data, ct._data)))
+    if unshared and _is_laid_out_like(tensor._data, ct._data):
+        gradient = ct
+    else:
+        gradient = new_tensor(_copy_laid_out_like(tensor._data, ct._data))
+    mark_inference(gradient)
+    if gradient._counter is None and ct._data.dtype is tensor._data.dtype:
+        gradient._plain = tensor._plain
+    return gradient
+
+
+def _is_laid_out_like(model: np.ndarray, data: np.ndarray) -> bool:
+    """Whether both are row-major, or dense with the same strides; and `data` may be written to."""
+    flags = data.flags
+    if model.flags.c_contiguous:
+        return flags.c_contiguous and flags.writeable
+    return flags.forc and flags.writeable and data.strides == model.strides
 
 
 def _copy_laid_out_like(model: np.ndarray, data: np.ndarray) -> np.ndarray:

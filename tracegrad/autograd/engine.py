@@ -12,11 +12,19 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
+from sys import getrefcount
 from typing import Any
 
-from tracegrad.autograd.accumulation import accumulate_hooked, accumulate_leaf, accumulate_retained
+import numpy as np
+
+from tracegrad.autograd.accumulation import (
+    accumulate_hooked,
+    accumulate_leaf,
+    accumulate_retained,
+    is_unshared,
+)
 from tracegrad.autograd.anomaly import check_pulled, evaluating
 from tracegrad.autograd.hooks import (
     run_post_hooks,
@@ -64,7 +72,7 @@ class GraphTask:
         edge = node.variable if isinstance(node, AccumulateGrad) else node
         if self.wanted is None:
             return edge in self.leaves or edge in self.nodes
-        return edge in self.wanted or (edge, 0) in self.wanted
+        return edge in self.wanted
 
 
 def root_of(root: Tensor | GradientEdge) -> tuple[Edge, int]:
@@ -138,7 +146,7 @@ def _run(
 
     cotangents: dict[Any, Any] = {}
     for (edge, number), seed in zip(edges, seeds, strict=True):
-        key = (edge, number) if isinstance(edge, Node) and edge.outputs != 1 else edge
+        key = _key(edge, number)
         ct = seed if as_tensors else seed._data
         known = cotangents.get(key)
         cotangents[key] = ct if known is None else known + ct
@@ -157,7 +165,7 @@ def _run(
             end_at_leaf(leaf)
         for node in task.nodes:
             if node.outputs != 1:
-                found = [cotangents.pop((node, k), None) for k in range(node.outputs)]
+                found = [cotangents.pop(_key(node, k), None) for k in range(node.outputs)]
                 if any(ct is not None for ct in found):
                     cotangents[node] = found
             yield node
@@ -177,7 +185,9 @@ def _run(
         if ct is None:
             return
         if accumulate:
-            accumulate_leaf(leaf, to_tensor(ct), create_graph)
+            references = getrefcount(ct)
+            unshared = ct.__class__ is np.ndarray and is_unshared(ct, references)
+            accumulate_leaf(leaf, to_tensor(ct), create_graph, unshared)
         else:
             for position in captures.get((leaf, 0), ()):
                 results[position] = to_tensor(ct)
@@ -201,22 +211,40 @@ def _run(
                     results[position] = to_tensor(per_output[number])
         return per_output if node.outputs != 1 else per_output[0]
 
-    def pull(node: Node, ct: Any) -> Iterator[tuple[Any, Any]]:
+    special = bool(anomaly or finder is not None or state.trace is not None or captures)
+
+    def pull(node: Node, ct: Any) -> Iterable[tuple[Any, Any]]:
+        edges = node.edges
+        if wanted is None:
+            needed = [edge is not None for edge in edges]
+        else:
+            needed = [
+                edge is not None
+                and (edge if node.numbers is None else _edge_key(node, i)) in wanted
+                for i, edge in enumerate(edges)
+            ]
+        if special or node.hooks is not None or events.active or ct is None:
+            pulled = pull_watched(node, ct, needed)
+        elif True in needed:
+            pulled = node.pull(ct, needed, as_tensors)
+            if not retain_graph:
+                node.release()
+        else:
+            return ()
+        if node.numbers is None:
+            return zip(edges, pulled, strict=False)
+        return [(_edge_key(node, i), contribution) for i, contribution in enumerate(pulled)]
+
+    def pull_watched(node: Node, ct: Any, needed: Sequence[bool]) -> Sequence[Any]:
+        """The step for a record that has hooks, or while somebody looks on."""
         begin = events.now() if events.active else 0
         if ct is None and node.outputs != 1:
             ct = [None] * node.outputs
         hooks = node.hooks
         if hooks is not None or captures:
             ct = observe(node, ct)
-        if wanted is None:
-            needed = [edge is not None for edge in node.edges]
-        else:
-            needed = [
-                edge is not None and _key(edge, node, i) in wanted
-                for i, edge in enumerate(node.edges)
-            ]
         if True not in needed:
-            return
+            return ()
         if hooks is not None and hooks.before:
             ct = run_pre_hooks(hooks.before, ct, node.outputs != 1, as_tensors)
         if state.trace is not None:
@@ -241,18 +269,13 @@ def _run(
             node.release()
         if begin:
             report_record(node, begin)
-        for i, contribution in enumerate(pulled):
-            if contribution is not None:
-                edge = node.edges[i]
-                if isinstance(edge, Node) and edge.outputs != 1:
-                    edge = _key(edge, node, i)
-                yield edge, contribution
+        return pulled
 
     def pulls_nothing(node: Node) -> bool:
         """Whether a record to which no cotangent came has something to do all the same, as in torch."""
         if not (node.pulls_nothing or node.hooks):
             return False
-        return wanted is None or (node if node.outputs == 1 else (node, 0)) in wanted
+        return wanted is None or node in wanted
 
     outer, before = state.task, state.grad
     state.task = task
@@ -299,11 +322,14 @@ def _is_nothing(node: Node, ct: Any) -> bool:
     return ct is None if node.outputs == 1 else all(c is None for c in ct)
 
 
-def _key(edge: Edge, node: Node, index: int) -> Any:
-    """Where the cotangent for an edge is gathered."""
-    if isinstance(edge, Node) and edge.outputs != 1:
-        return edge, (0 if node.numbers is None else node.numbers[index])
-    return edge
+def _key(edge: Edge, number: int) -> Any:
+    """Where the cotangent of output `number` of an edge is gathered."""
+    return (edge, number) if number else edge
+
+
+def _edge_key(node: Node, index: int) -> Any:
+    """Where the cotangent of operand `index` of a record is gathered; None if there is none."""
+    return _key(node.edges[index], 0 if node.numbers is None else node.numbers[index])
 
 
 def reachable(roots: Sequence[Edge]) -> tuple[list[Node], dict[Tensor, Node | None]]:
@@ -336,15 +362,8 @@ def reachable(roots: Sequence[Edge]) -> tuple[list[Node], dict[Tensor, Node | No
 
 def _needed(nodes: Sequence[Node], targets: Sequence[tuple[Edge, int]]) -> set[Any]:
     """The keys of edges from which one of the targets can be reached."""
-    needed: set[Any] = set()
-    for edge, number in targets:
-        needed.add((edge, number) if isinstance(edge, Node) and edge.outputs != 1 else edge)
+    needed = {_key(edge, number) for edge, number in targets}
     for node in reversed(nodes):
-        if any(
-            _key(edge, node, i) in needed for i, edge in enumerate(node.edges) if edge is not None
-        ):
-            if node.outputs == 1:
-                needed.add(node)
-            else:
-                needed.update((node, k) for k in range(node.outputs))
+        if any(_edge_key(node, i) in needed for i in range(len(node.edges))):
+            needed.update(_key(node, k) for k in range(node.outputs))
     return needed

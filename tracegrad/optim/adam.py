@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from tracegrad.inplace import bump_version
 from tracegrad.ir.ops.arithmetic import maximum
 from tracegrad.ir.ops.transcendental import sqrt
 from tracegrad.ir.types import float64
+from tracegrad.lean import plain_type
 from tracegrad.ops.arguments import to_dtype
 from tracegrad.ops.creation import tensor
 from tracegrad.optim.optimizer import (
@@ -143,8 +145,17 @@ class AdamW(Adam):
 
 
 def count_step(own: dict[str, Any], *, as_number: bool = False) -> Any:
-    """Count a step up in place; the new count as float64, so that ``beta**count`` is exact enough."""
-    count = own["step"].add_(1)
+    """Count a step up in place; the new count as float64, so that ``beta**count`` is exact enough.
+
+    Args:
+        as_number: nobody watches, and the count is wanted as a Python number.
+    """
+    step = own["step"]
+    if as_number and (step._plain or plain_type(step)) and step._data.flags.writeable:
+        step._data += 1
+        bump_version(step)
+        return step._data.item()
+    count = step.add_(1)
     return count.item() if as_number else to_dtype(count, float64)
 
 

@@ -17,6 +17,7 @@ from weakref import WeakSet
 from tracegrad.autograd.profiler import record_function
 from tracegrad.grad_mode import enable_grad, no_grad, state
 from tracegrad.inplace import bump_version
+from tracegrad.ir.location import current_location
 from tracegrad.ir.numpy_errors import quiet
 from tracegrad.lean import plain_type
 from tracegrad.nn.module import clear_grads
@@ -59,8 +60,9 @@ def operands(group: Group, changed: Sequence[Tensor], read: Sequence[Tensor]) ->
     for x in changed:
         if not x._data.flags.writeable:
             return every
+    location = current_location()
     for x in changed:
-        bump_version(x)
+        bump_version(x, location)
     return [x._data for x in every]
 
 
