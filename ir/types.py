@@ -141,8 +141,10 @@ class TensorType(NamedTuple):
     dtype: DType
     shape: Shape
 
-    by_columns = False
-    """Whether its matrices are known to lie in memory column after column; see `ByColumns`."""
+    @property
+    def by_columns(self) -> bool:
+        """Whether its matrices are known to lie in memory column after column; see `ByColumns`."""
+        return False
 
     @property
     def ndim(self) -> int:
@@ -175,7 +177,10 @@ class ByColumns(TensorType):
     """
 
     __slots__ = ()
-    by_columns = True
+
+    @property
+    def by_columns(self) -> bool:
+        return True
 
 
 def type_of(value: Any) -> TensorType:
