@@ -413,17 +413,16 @@ def align(
     op: Op, size: int, operands: Sequence[Any], batched: Sequence[bool], attrs: dict[str, Any]
 ) -> Any:
     """The batching rule of every pointwise op: operands get so many axes that broadcasting pairs the right ones."""
-    rank = 0
-    for x, there in zip(operands, batched, strict=True):
-        own = x.ndim - 1 if there else getattr(x, "ndim", 0)
-        rank = max(rank, own)
-    placed = list(operands)
-    for i, there in enumerate(batched):
-        if there and placed[i].ndim <= rank:
-            shape = tuple(placed[i].shape)
+    ranks = [getattr(x, "ndim", there) - there for x, there in zip(operands, batched, strict=True)]
+    rank = max(ranks)
+    short = [i for i, there in enumerate(batched) if there and ranks[i] < rank]
+    if short:
+        operands = list(operands)
+        for i in short:
+            shape = tuple(operands[i].shape)
             shape = (size, *(1,) * (rank + 1 - len(shape)), *shape[1:])
-            placed[i] = registered("reshape")(placed[i], shape=shape)
-    return op(*placed, **attrs)
+            operands[i] = registered("reshape")(operands[i], shape=shape)
+    return op(*operands, **attrs)
 
 
 # The declarators.

@@ -32,6 +32,7 @@ def batched_gradients(
     *,
     retain_graph: bool,
     create_graph: bool,
+    plain: bool | None = None,
 ) -> list[Tensor | None]:
     """The gradients for each of a stack of cotangents.
 
@@ -40,11 +41,14 @@ def batched_gradients(
         inputs: differentiate with respect to these.
         cotangents: for each output a stack of cotangents, along an axis in front.
         retain_graph, create_graph: as for ``autograd.grad``.
+        plain: what `only_ops` says of the outputs, where it was asked.
 
     Returns:
         For each input the stack of its gradients, None where no output depends on it.
     """
-    if not create_graph and not state.watched and only_ops(outputs):
+    if plain is None:
+        plain = not create_graph and not state.watched and only_ops(outputs)
+    if plain and not create_graph and not state.watched:
         # Nobody looks on: the sweep is over arrays.
         seeds: list[Any] = [new_tensor(_stack(ct._data)) for ct in cotangents]
         found = engine.run(

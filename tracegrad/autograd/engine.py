@@ -211,7 +211,8 @@ def _run(
                     results[position] = to_tensor(per_output[number])
         return per_output if node.outputs != 1 else per_output[0]
 
-    special = bool(anomaly or finder is not None or state.trace is not None or captures)
+    special = bool(anomaly or finder is not None or state.trace is not None)
+    captured = {edge for edge, _ in captures if isinstance(edge, Node)}
 
     def pull(node: Node, ct: Any) -> Iterable[tuple[Any, Any]]:
         edges = node.edges
@@ -223,7 +224,8 @@ def _run(
                 and (edge if node.numbers is None else _edge_key(node, i)) in wanted
                 for i, edge in enumerate(edges)
             ]
-        if special or node.hooks is not None or events.active or ct is None:
+        watched = special or ct is None or events.active
+        if watched or node.hooks is not None or node in captured:
             pulled = pull_watched(node, ct, needed)
         elif True in needed:
             pulled = node.pull(ct, needed, as_tensors)
@@ -241,7 +243,7 @@ def _run(
         if ct is None and node.outputs != 1:
             ct = [None] * node.outputs
         hooks = node.hooks
-        if hooks is not None or captures:
+        if hooks is not None or node in captured:
             ct = observe(node, ct)
         if True not in needed:
             return ()
@@ -364,6 +366,8 @@ def _needed(nodes: Sequence[Node], targets: Sequence[tuple[Edge, int]]) -> set[A
     """The keys of edges from which one of the targets can be reached."""
     needed = {_key(edge, number) for edge, number in targets}
     for node in reversed(nodes):
-        if any(_edge_key(node, i) in needed for i in range(len(node.edges))):
-            needed.update(_key(node, k) for k in range(node.outputs))
+        for i, edge in enumerate(node.edges):
+            if (edge if node.numbers is None else _edge_key(node, i)) in needed:
+                needed.update([_key(node, k) for k in range(node.outputs)])
+                break
     return needed

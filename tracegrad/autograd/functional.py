@@ -332,8 +332,9 @@ def jacobian(
                 "together. Please either set `strict=False` or `vectorize=False`."
             )
         many_rows = sum(out.numel() for out in outputs) > 1
-        if vectorize or (many_rows and not strict and only_ops(outputs)):
-            whole = _all_rows(outputs, points, create_graph, together=vectorize)
+        plain = only_ops(outputs) if many_rows and not strict and not vectorize else None
+        if vectorize or plain:
+            whole = _all_rows(outputs, points, create_graph, together=vectorize, plain=plain)
             return _result(whole, create_graph, is_outputs_tuple, is_inputs_tuple)
         blocks = []
         for position, out in enumerate(outputs):
@@ -368,7 +369,12 @@ def _forward_jacobian(func: Callable[..., Any], inputs: Any) -> Any:
 
 
 def _all_rows(
-    outputs: Tensors, points: Tensors, create_graph: bool, *, together: bool
+    outputs: Tensors,
+    points: Tensors,
+    create_graph: bool,
+    *,
+    together: bool,
+    plain: bool | None,
 ) -> tuple[Tensors, ...]:
     """All rows of the Jacobian by one sweep: the cotangents are a basis.
 
@@ -382,8 +388,16 @@ def _all_rows(
     rows_of: dict[int, list[Tensor | None]] = {}
     for group in groups:
         gradients = batched_gradients(
-            group, points, basis(group), retain_graph=True, create_graph=create_graph
+            group,
+            points,
+            basis(group),
+            retain_graph=True,
+            create_graph=create_graph,
+            plain=plain,
         )
+        if len(group) == 1:
+            rows_of[id(group[0])] = gradients
+            continue
         start = 0
         for out in group:
             end = start + out.numel()
