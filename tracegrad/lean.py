@@ -81,19 +81,21 @@ def binary(op: Op, general: Callable[[Any, Any], Any]) -> Callable[[Any, Any], A
     return _binary(op, plans, state, general, watched)
 
 
-def unary(op: Op, general: Callable[..., Any]) -> Callable[..., Any]:
+def unary(op: Op, general: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A function that applies a pointwise op to a Tensor.
 
     Args:
-        op: takes floats to floats; its rule reads no types.
-        general: does the same for all that is not plain, and with ``out=``.
+        op: takes floats to floats of the same type.
+        general: does the same for all that is not plain.
     """
+    if not op.differentiable:
+        return general
     evaluate = op.eval
     _, (cls, reads_out, reads) = _plans(op, 1)
 
-    def function(input: Tensor, *, out: Tensor | None = None) -> Any:
-        if state.watched or out is not None or not isinstance(input, Tensor):
-            return general(input, out=out)
+    def function(input: Any) -> Any:
+        if state.watched or not isinstance(input, Tensor):
+            return general(input)
         plain = input._plain or plain_type(input)
         if plain is None or input._output_nr:
             return general(input)

@@ -42,7 +42,7 @@ def unary(
     """The function for a unary op; `integers` says that it keeps integers (neg, abs)."""
     op = registered(op_name or name)
 
-    def function(input: Tensor) -> Tensor:
+    def general(input: Tensor) -> Tensor:
         if not isinstance(input, Tensor):
             raise TypeError(
                 f"{name}(): argument 'input' (position 1) must be Tensor, not {type(input).__name__}"
@@ -50,7 +50,7 @@ def unary(
         x = input if integers else floating(input)
         return apply(op, (x,))
 
-    function = lean.unary(op, function)
+    function = lean.unary(op, general)
     function.__name__ = function.__qualname__ = name
     function.__doc__ = (
         f"Element by element ``{name}``, as ``torch.{name}``. Shape and dtype are kept."
@@ -451,7 +451,7 @@ def clamp_max(input: Tensor, max: Any) -> Tensor:
     return clamp(input, max=max)
 
 
-_relu = _unary("relu", integers=True)
+_relu = unary("relu", integers=True)
 
 
 def relu(input: Tensor) -> Tensor:
