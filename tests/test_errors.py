@@ -110,7 +110,7 @@ SENTENCES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "unused": (
         unused_input,
         RuntimeError,
-        "One of the differentiated Tensors appears to not have been used in the graph. Set allow_unused=True if "
+        "The differentiated Tensor at index 0 appears to not have been used in the graph. Set allow_unused=True if "
         "this is the desired behavior.",
     ),
     "ambiguous": (

@@ -135,7 +135,6 @@ ERRORS_OF_OTHER_WORDS = {
     "gather range": "an IndexError, as for every other index out of range",
     "index_select range": "names index and dimension",
     "negative size": "the sentence that torch has for ones, full and rand",
-    "unused": "the sentence of torch up to 2.12; which one it is stands in the next line",
     "grad of other dtype": "torch's speaks of grad_dtype, which tracegrad does not have",
 }
 

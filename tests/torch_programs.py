@@ -44,6 +44,7 @@ def outcome(m: Any, run: Program) -> Any:
     words = [
         (w.category.__name__, str(w.message).partition(" See ")[0])
         for w in caught
-        if "torch.jit.script" not in str(w.message)  # torch's own use of what it deprecates.
+        # torch's own use of what it deprecates; and what is said once in a process.
+        if "torch.jit.script" not in str(w.message) and "reference cycle" not in str(w.message)
     ]
     return result, plain(log), words

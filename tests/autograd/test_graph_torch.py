@@ -5,6 +5,8 @@ See :mod:`torch_programs`.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +55,46 @@ CALLS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "unused and materialized": lambda m, x, y: m.autograd.grad(
         y, [x, leaf(m)], materialize_grads=True
     ),
+    "unused": lambda m, x, y: m.autograd.grad(y, leaf(m)),
+    "second unused": lambda m, x, y: m.autograd.grad(y, [x, leaf(m), leaf(m)]),
+    "unused in a dict": lambda m, x, y: m.autograd.grad(y, {"a": x, "b": leaf(m)}),
+    "unused edge": lambda m, x, y: m.autograd.grad(y, m.autograd.graph.get_gradient_edge(leaf(m))),
+    "unused, batched": lambda m, x, y: m.autograd.grad(
+        x * x, [x, leaf(m)], m.eye(2), is_grads_batched=True
+    ),
+    "no outputs": lambda m, x, y: m.autograd.grad([], x),
+    "output None": lambda m, x, y: m.autograd.grad(None, x),
+    "input None": lambda m, x, y: m.autograd.grad(y, None),
+    "backward of None": lambda m, x, y: m.autograd.backward(None),
+    "batched edge": lambda m, x, y: m.autograd.grad(
+        m.autograd.graph.get_gradient_edge(x * x), x, m.eye(2), is_grads_batched=True
+    ),
+    "batched to an edge": lambda m, x, y: m.autograd.grad(
+        x * x, m.autograd.graph.get_gradient_edge(x), m.eye(2), is_grads_batched=True
+    ),
+    "batched, nothing given": lambda m, x, y: m.autograd.grad(y, x, is_grads_batched=True),
+    "batched, one given": lambda m, x, y: m.autograd.grad(
+        [y, x * x], x, [None, m.eye(2)], is_grads_batched=True
+    ),
+    "batched, a scalar": lambda m, x, y: m.autograd.grad(
+        y, x, m.tensor(1.0), is_grads_batched=True
+    ),
+    "batched, other dtype": lambda m, x, y: m.autograd.grad(
+        x * x, x, m.eye(2, dtype=m.int64), is_grads_batched=True
+    ),
+    "batched, sizes": lambda m, x, y: m.autograd.grad(
+        [x * x, x + x], x, [m.ones(3, 2), m.ones(2, 2)], is_grads_batched=True
+    ),
+    "batched and materialized": lambda m, x, y: m.autograd.grad(
+        x * x, [x, leaf(m)], m.eye(2), is_grads_batched=True, materialize_grads=True
+    ),
+    "batched twice": lambda m, x, y: [
+        m.autograd.grad(y, x, m.ones(2), is_grads_batched=True) for _ in range(2)
+    ],
+    "batched twice, retained": lambda m, x, y: [
+        m.autograd.grad(y, x, m.ones(2), retain_graph=True, is_grads_batched=True)
+        for _ in range(2)
+    ],
     "unknown keyword": lambda m, x, y: y.backward(foo=1),
     "backward of nothing": lambda m, x, y: m.autograd.backward([]),
     "input to backward": lambda m, x, y: y.backward(inputs=[3]),
@@ -74,6 +116,18 @@ CALLS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "post-accumulate, no grad": lambda m, x, y: m.ones(1).register_post_accumulate_grad_hook(print),
     "post-accumulate, no leaf": lambda m, x, y: y.register_post_accumulate_grad_hook(print),
 }  # fmt: skip
+
+
+# Options that are no bools.
+for value in (1, 0, "a", None, [], 1.0):
+    for option in ("retain_graph", "create_graph", "allow_unused", "materialize_grads"):
+        CALLS[f"{option}={value!r}"] = lambda m, x, y, option=option, value=value: m.autograd.grad(
+            y, [x, leaf(m)], **{"allow_unused": True, option: value}
+        )
+    for option in ("retain_graph", "create_graph"):
+        CALLS[f"backward({option}={value!r})"] = lambda m, x, y, option=option, value=value: (
+            y.backward(**{option: value}) or x.grad
+        )
 
 
 def _calling(call: Callable[[Any, Any, Any], Any]) -> Program:
@@ -485,3 +539,26 @@ def test_nested_backward_passes_do_not_exhaust_the_stack() -> None:
     Nested.apply(x, 400).sum().backward()
     assert x.grad.item() == 1.0
     assert tg.is_grad_enabled()
+
+
+def test_the_reference_cycle_is_warned_of_once() -> None:
+    """In a process of its own, since the warning is given once in each."""
+    program = """
+import importlib, sys, warnings
+m = importlib.import_module(sys.argv[1])
+warnings.simplefilter("always")
+x = m.ones(2, requires_grad=True)
+for create_graph in (False, True, True):
+    with warnings.catch_warnings(record=True) as caught:
+        m.autograd.grad((x * x).sum(), x, create_graph=create_graph)
+        (x * x).sum().backward(create_graph=create_graph)
+    print([(w.category.__name__, str(w.message).partition(" (Triggered")[0]) for w in caught])
+"""
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program, name], capture_output=True, text=True, check=True
+        ).stdout
+        for name in ("tracegrad", "torch")
+    ]
+    assert said[0] == said[1]
+    assert said[0].count("reference cycle") == 1

@@ -218,7 +218,6 @@ def saved_under_hooks(m: Any, c: Cast) -> Any:
         return c.x * c.i
 
 
-@pytest.mark.filterwarnings("ignore:Using backward")
 @pytest.mark.parametrize("name", USES)
 def test_what_may_be_done_with_inference_tensors(name: str) -> None:
     def run(m: Any, log: list[Any]) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,20 @@ from tracegrad.ir.types import from_numpy_dtype
 from tracegrad.node import GradientEdge, Node
 from tracegrad.reporting import reported
 from tracegrad.size import Size
-from tracegrad.tensor import Tensor, new_tensor
+from tracegrad.tensor import Tensor, make_tensor, new_tensor
 
 _UNUSED = (
-    "One of the differentiated Tensors appears to not have been used in the graph. Set allow_unused=True if this is "
-    "the desired behavior."
+    "The differentiated Tensor at index {} appears to not have been used in the graph. Set allow_unused=True if this "
+    "is the desired behavior."
 )
+_CYCLE = (
+    "Using backward() with create_graph=True will create a reference cycle between the parameter and its gradient "
+    "which can cause a memory leak. We recommend using autograd.grad when creating the graph to avoid this. If you "
+    "have to use this function, make sure to reset the .grad fields of your parameters to None after use to break "
+    "the cycle and avoid the leak."
+)
+_warned = threading.Event()
+"""Set when `_CYCLE` was said, which is said once."""
 
 
 Root = Tensor | GradientEdge
@@ -29,7 +39,18 @@ Root = Tensor | GradientEdge
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return (value,) if isinstance(value, (Tensor, GradientEdge)) or value is None else tuple(value)
+    return (value,) if isinstance(value, (Tensor, GradientEdge)) else tuple(value)
+
+
+def _as_gradients(value: Any, count: int) -> tuple[Any, ...]:
+    """The cotangents of `count` outputs; None for all where none were given."""
+    return (None,) * count if value is None else _as_tuple(value)
+
+
+def _as_flags(retain_graph: Any, create_graph: Any) -> tuple[bool, bool]:
+    """Both options as bools. Raises TypeError for what is not even a number, as torch does."""
+    create = bool(index(create_graph))
+    return (create if retain_graph is None else bool(index(retain_graph))), create
 
 
 def _as_inputs(inputs: Any, function: str) -> tuple[Any, ...]:
@@ -154,16 +175,13 @@ def backward(
         )
     chosen = None if inputs is None else _as_inputs(inputs, "backward")
     outputs = _as_tuple(tensors)
-    gradients = (None,) * len(outputs) if grad_tensors is None else _as_tuple(grad_tensors)
-    seeds = _seeds(outputs, gradients)
+    seeds = _seeds(outputs, _as_gradients(grad_tensors, len(outputs)))
+    retain, create = _as_flags(retain_graph, create_graph)
     _check_outputs(outputs, seeds)
-    engine.run(
-        outputs,
-        seeds,
-        retain_graph=create_graph if retain_graph is None else retain_graph,
-        create_graph=create_graph,
-        inputs=chosen,
-    )
+    if create and not _warned.is_set():
+        _warned.set()
+        warnings.warn(_CYCLE, UserWarning, stacklevel=2)
+    engine.run(outputs, seeds, retain_graph=retain, create_graph=create, inputs=chosen)
 
 
 def grad(
@@ -202,7 +220,7 @@ def grad(
     wrt = _as_inputs(inputs, "grad")
     if is_grads_batched:
         gradients = _batched_grad(
-            results, wrt, grad_outputs, create_graph, allow_unused, materialize_grads
+            results, wrt, grad_outputs, retain_graph, create_graph, allow_unused, materialize_grads
         )
     else:
         gradients = _grad(
@@ -220,71 +238,79 @@ def _grad(
     allow_unused: bool | None,
     materialize_grads: bool,
 ) -> tuple[Any, ...]:
-    gradients = (None,) * len(results) if grad_outputs is None else _as_tuple(grad_outputs)
-    seeds = _seeds(results, gradients)
+    seeds = _seeds(results, _as_gradients(grad_outputs, len(results)))
+    retain, create = _as_flags(retain_graph, create_graph)
+    unused_allowed, zeros_wanted = _as_choices(allow_unused, materialize_grads)
     _check_outputs(results, seeds)
     if not all(isinstance(t, GradientEdge) or t.requires_grad for t in wrt):
         raise RuntimeError("One of the differentiated Tensors does not require grad")
     found = engine.run(
         results,
         seeds,
-        retain_graph=create_graph if retain_graph is None else retain_graph,
-        create_graph=create_graph,
+        retain_graph=retain,
+        create_graph=create,
         inputs=wrt,
         accumulate=False,
     )
     for position, (tensor, gradient) in enumerate(zip(wrt, found, strict=True)):
         if gradient is None:
-            if materialize_grads:
-                zero = new_tensor(np.zeros(*_type_of(tensor)))
-                if state.trace is not None:
-                    state.trace.created(zero, 0.0)
-                found[position] = zero
-            elif not allow_unused:
-                raise RuntimeError(_UNUSED + f"\nIt is the one at index {position}.")
+            if zeros_wanted:
+                found[position] = make_tensor(np.zeros(*_type_of(tensor)), 0.0)
+            elif not unused_allowed:
+                raise RuntimeError(_UNUSED.format(position))
     return tuple(found)
 
 
+def _as_choices(allow_unused: Any, materialize_grads: Any) -> tuple[bool, bool]:
+    """Whether unused inputs are allowed, and whether they get zeros. Raises TypeError, as `_as_flags`."""
+    allowed = materialize_grads if allow_unused is None else allow_unused
+    return bool(index(allowed)), bool(materialize_grads)
+
+
 def _batched_grad(
-    outputs: Sequence[Tensor],
-    inputs: Sequence[Tensor],
+    outputs: Sequence[Root],
+    inputs: Sequence[Root],
     grad_outputs: Any,
+    retain_graph: bool | None,
     create_graph: bool,
     allow_unused: bool | None,
     materialize_grads: bool,
 ) -> tuple[Any, ...]:
     """One sweep for a stack of cotangents."""
-    batches = (None,) * len(outputs) if grad_outputs is None else _as_tuple(grad_outputs)
-    _check_outputs(outputs, batches)
+    batches = _as_gradients(grad_outputs, len(outputs))
+    stacks = []
     for position, (output, batch) in enumerate(zip(outputs, batches, strict=False)):
-        if isinstance(output, GradientEdge):
-            raise RuntimeError("Batched grads are not supported with GradientEdge")
-        if isinstance(batch, Tensor) and batch._data.shape[1:] != output._data.shape:
-            raise RuntimeError(
-                "If `is_grads_batched=True`, we interpret the first dimension of each grad_output as the batch "
-                "dimension. The sizes of the remaining dimensions are expected to match the shape of corresponding "
-                f"output, but a mismatch was detected: grad_output[{position}] has a shape of {batch.shape} and "
-                f"output[{position}] has a shape of {output.shape}. If you only want some tensors in `grad_output` to "
-                "be considered batched, consider using vmap."
+        if isinstance(batch, Tensor):
+            shape, dtype = _type_of(output)
+            if batch[0].shape != shape:
+                raise RuntimeError(
+                    "If `is_grads_batched=True`, we interpret the first dimension of each grad_output as the batch "
+                    "dimension. The sizes of the remaining dimensions are expected to match the shape of corresponding "
+                    f"output, but a mismatch was detected: grad_output[{position}] has a shape of {batch.shape} and "
+                    f"output[{position}] has a shape of {Size(shape)}. If you only want some tensors in `grad_output` "
+                    "to be considered batched, consider using vmap."
+                )
+            stacks.append(batch.to(from_numpy_dtype(dtype)))
+        else:
+            _seeds((output,), (batch,))  # Raises an error for what cannot be a gradient at all.
+            raise ValueError(
+                "vmap(vjp, in_dims=0, ...)(<inputs>): Got in_dim=0 for some input, but that input is a Tensor of "
+                "dimensionality 0 so expected in_dim to satisfy 0 <= in_dim < 0."
             )
-    if all(batch is None for batch in batches):
+    _check_outputs(outputs, stacks)
+    sizes = [stack.shape[0] for stack in stacks]
+    if len(set(sizes)) > 1:
         raise ValueError(
-            "vmap(vjp, in_dims=0, ...)(<inputs>): Got in_dim=0 for some input, but that input is a Tensor of "
-            "dimensionality 0 so expected in_dim to satisfy 0 <= in_dim < 0."
+            "vmap: Expected all tensors to have the same size in the mapped dimension, got sizes "
+            f"{sizes} for the mapped dimension"
         )
-    pairs = [(out, ct) for out, ct in zip(outputs, batches, strict=True) if ct is not None]
-    found = batched_gradients(
-        [out for out, _ in pairs],
-        inputs,
-        [ct for _, ct in pairs],
-        retain_graph=True,
-        create_graph=create_graph,
-    )
-    size = pairs[0][1].shape[0]
+    retain, create = _as_flags(retain_graph, create_graph)
+    unused_allowed, zeros_wanted = _as_choices(allow_unused, materialize_grads)
+    found = batched_gradients(outputs, inputs, stacks, retain_graph=retain, create_graph=create)
     for position, (tensor, gradient) in enumerate(zip(inputs, found, strict=True)):
         if gradient is None:
-            if materialize_grads:
-                found[position] = tensor.new_zeros((size, *tensor.shape))
-            elif not allow_unused:
-                raise RuntimeError(_UNUSED + f"\nIt is the one at index {position}.")
+            if zeros_wanted:
+                found[position] = make_tensor(np.zeros(*_type_of(tensor)), 0.0)
+            elif not unused_allowed:
+                raise RuntimeError(_UNUSED.format(position))
     return tuple(found)

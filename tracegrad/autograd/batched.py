@@ -11,13 +11,13 @@ from tracegrad.autograd import engine
 from tracegrad.grad_mode import state
 from tracegrad.ir.batching import Batched
 from tracegrad.levels import BatchLevel
-from tracegrad.node import OpNode
+from tracegrad.node import GradientEdge, OpNode
 from tracegrad.ops.creation import eye
 from tracegrad.ops.shaping import cat
 from tracegrad.tensor import Tensor, new_tensor
 
 
-def only_ops(outputs: Sequence[Tensor]) -> bool:
+def only_ops(outputs: Sequence[Tensor | GradientEdge]) -> bool:
     """Whether nothing but ops led to these tensors: no hooks, and no functions of the user's own."""
     nodes, leaves = engine.reachable([engine.root_of(out)[0] for out in outputs])
     return all(isinstance(node, OpNode) and not node.hooks for node in nodes) and not any(
@@ -26,8 +26,8 @@ def only_ops(outputs: Sequence[Tensor]) -> bool:
 
 
 def batched_gradients(
-    outputs: Sequence[Tensor],
-    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor | GradientEdge],
+    inputs: Sequence[Tensor | GradientEdge],
     cotangents: Sequence[Tensor],
     *,
     retain_graph: bool,
@@ -37,7 +37,7 @@ def batched_gradients(
     """The gradients for each of a stack of cotangents.
 
     Args:
-        outputs: tensors that require grad.
+        outputs: tensors that require grad, or edges.
         inputs: differentiate with respect to these.
         cotangents: for each output a stack of cotangents, along an axis in front.
         retain_graph, create_graph: as for ``autograd.grad``.
