@@ -43,6 +43,7 @@ NOT_DIFFERENTIABLE = {
     "integer_pow": "takes integers",
     "argmax": "makes integers",
     "argmin": "makes integers",
+    "window_argmax": "makes integers",
     "zeros": "does not depend on its operand",
     "signbit": "makes bools",
     "gcd": "takes integers",

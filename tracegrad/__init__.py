@@ -41,6 +41,7 @@ from tracegrad.ir.types import (
     int64,
     uint8,
 )
+from tracegrad.nn.adaptive_pooling_functions import adaptive_avg_pool1d, adaptive_max_pool1d
 from tracegrad.nn.convolution_functions import (
     conv1d,
     conv2d,
@@ -49,6 +50,8 @@ from tracegrad.nn.convolution_functions import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from tracegrad.nn.pooling_functions import avg_pool1d, max_pool1d, max_pool2d, max_pool3d
+from tracegrad.nn.resampling_functions import channel_shuffle, pixel_shuffle, pixel_unshuffle
 from tracegrad.ops.conversion import can_cast, get_default_dtype, promote_types, set_default_dtype
 from tracegrad.ops.creation import (
     arange,

@@ -72,9 +72,19 @@ _names = _Names()
 _engine_names = _EngineNames()
 
 
+# Names that do not follow from that of the record.
+_NAMES_OF_COMPOSITES = {
+    "Im2Col": "im2col",
+    "Col2Im": "col2im",
+    **{f"UpsampleNearestExact{rank}D": f"_upsample_nearest_exact{rank}d" for rank in (1, 2, 3)},
+}
+
+
 def name_of_composite(record_name: str) -> str:
     """``aten::mse_loss`` for the operation whose record is called ``MseLossBackward0``."""
     camel = re.sub(r"Backward\d*$", "", record_name)
+    if camel in _NAMES_OF_COMPOSITES:
+        return "aten::" + _NAMES_OF_COMPOSITES[camel]
     return "aten::" + re.sub(r"(?<=.)(?=[A-Z][a-z0-9])", "_", camel).lower()
 
 

@@ -1,24 +1,27 @@
 """Windows over the last axes, and their transpose: what convolutions and pooling are made of.
 
 `windows` shows each window of an array as axes of its own, without copying; native code reads it in place.
-`overlap_add` puts windows back and adds up where they overlap. Start with :data:`windows`.
+`overlap_add` puts windows back and adds up where they overlap. `window_argmax` finds the largest element of each
+window. Start with :data:`windows`.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ..batching import shifted
+from ..graph import current_builder
 from ..lowering import Expansion, Movement
 from ..memory import restrided
-from ..op import Op, linear
-from ..types import Shape, TensorType
+from ..op import Op, linear, primitive, registered
+from ..types import DType, Shape, TensorType, from_numpy_dtype, int64
 from .arithmetic import zeros
-from .samples import FLOATS, with_attrs
-from .shape import box, concat, pad, permute, reshape, slice_
+from .samples import FLOATS, NUMBERS, with_attrs
+from .shape import box, broadcast_in_dim, concat, pad, permute, reshape, slice_
 
 
 def span(size: int, dilation: int) -> int:
@@ -200,5 +203,135 @@ overlap_add: Op = linear(
             ([(0, 2, 3)], {"extents": (4,), "stride": (1,), "dilation": (1,)}),
         ],
         FLOATS,
+    ),
+)
+
+
+def lowest(dtype: DType) -> float | int:
+    """The smallest value of a dtype: minus infinity, if it has one."""
+    return -np.inf if dtype.is_floating else int(np.iinfo(dtype.np).min)
+
+
+def _padded_for(
+    x: Any, size: Shape, stride: Shape, dilation: Shape, low: Shape, counts: Shape, dtype: DType
+) -> Any:
+    """The array with so much of the smallest value around it that all windows fit."""
+    extents = tuple(x.shape)[x.ndim - len(size) :]
+    high = tuple(
+        max((count - 1) * s + span(k, d) - extent - a, 0)
+        for count, s, k, d, extent, a in zip(
+            counts, stride, size, dilation, extents, low, strict=True
+        )
+    )
+    if not any((*low, *high)):
+        return x
+    lead = (0,) * (x.ndim - len(size))
+    return pad(x, low=(*lead, *low), high=(*lead, *high), value=lowest(dtype))
+
+
+def _steps(extents: Shape) -> Shape:
+    """How far apart in one row of all elements the neighbours along each axis are."""
+    return tuple(int(np.prod(extents[axis + 1 :])) for axis in range(len(extents)))
+
+
+def _window_argmax(
+    x: np.ndarray, size: Shape, stride: Shape, dilation: Shape, low: Shape, counts: Shape
+) -> np.ndarray:
+    n = len(size)
+    lead, steps, dtype = x.shape[:-n], _steps(x.shape[-n:]), from_numpy_dtype(x.dtype)
+    corner, first = np.zeros(counts, np.int64), np.zeros(counts, np.int64)
+    for axis, count in enumerate(counts):
+        begin = np.arange(count) * stride[axis] - low[axis]
+        inside = np.where(begin < 0, begin % dilation[axis], begin)
+        around = (-1, *(1,) * (n - axis - 1))
+        corner += begin.reshape(around) * steps[axis]
+        first += inside.reshape(around) * steps[axis]
+    x = _padded_for(x, size, stride, dilation, low, counts, dtype)
+    best = np.full((*lead, *counts), lowest(dtype), x.dtype)
+    position = np.broadcast_to(first, best.shape).copy()
+    for start, offset in _places(size, dilation, steps):
+        target: Any = (..., *box(start, counts, stride))
+        seen = x[target]
+        greater = (seen > best) | (seen != seen)
+        np.copyto(best, seen, where=greater)
+        np.copyto(position, corner + offset, where=greater)
+    return position
+
+
+def _places(size: Shape, dilation: Shape, steps: Shape) -> Iterator[tuple[Shape, int]]:
+    """For each place in a window how far it is from the first, along each axis and in the row of all elements."""
+    for place in itertools.product(*map(range, size)):
+        start = tuple(j * d for j, d in zip(place, dilation, strict=True))
+        yield start, sum(a * step for a, step in zip(start, steps, strict=True))
+
+
+def _expanded_window_argmax(
+    x: Any, size: Shape, stride: Shape, dilation: Shape, low: Shape, counts: Shape
+) -> Any:
+    """The same as a chain of choices, which native code makes in registers."""
+    n, dtype = len(size), x.dtype
+    shape, steps = tuple(x.shape), _steps(tuple(x.shape)[x.ndim - len(size) :])
+    lead = shape[: len(shape) - n]
+    where, greater_than = registered("where"), registered("gt")
+    corner, position = _corners(lead, stride, dilation, low, counts, steps)
+    x = _padded_for(x, size, stride, dilation, low, counts, dtype)
+    best: Any = lowest(dtype)
+    for start, offset in _places(size, dilation, steps):
+        seen = slice_(
+            x,
+            start=(*(0,) * len(lead), *start),
+            limit=(*lead, *(edge.stop for edge in box(start, counts, stride))),
+            stride=(*(1,) * len(lead), *stride),
+        )
+        greater = registered("bit_or")(greater_than(seen, best), registered("ne")(seen, seen))
+        best = where(greater, seen, best)
+        position = where(greater, corner + offset, position)
+    return position
+
+
+def _corners(
+    lead: Shape, stride: Shape, dilation: Shape, low: Shape, counts: Shape, steps: Shape
+) -> tuple[Any, Any]:
+    """Nodes: where windows begin in the row of all elements, and their first elements that are there."""
+    corner = first = None
+    for axis, count in enumerate(counts):
+        row = current_builder().emit(registered("iota"), (), {"size": count, "dtype": int64})
+        begin = row * stride[axis] - low[axis]
+        behind = registered("remainder")(begin, dilation[axis])
+        inside = registered("where")(registered("lt")(begin, 0), behind, begin)
+        spread = {"shape": (*lead, *counts), "dims": (len(lead) + axis,)}
+        along = broadcast_in_dim(begin * steps[axis], **spread)
+        corner = along if corner is None else corner + along
+        along = broadcast_in_dim(inside * steps[axis], **spread)
+        first = along if first is None else first + along
+    return corner, first
+
+
+def _options(
+    size: Shape, stride: Shape, dilation: Shape, low: Shape, counts: Shape
+) -> dict[str, Any]:
+    return {"size": size, "stride": stride, "dilation": dilation, "low": low, "counts": counts}
+
+
+# For each window over the last axes the position of its largest element, in a row of all elements of these axes. The
+# first of equal ones, but the last NaN. Windows begin `low` places before the array; what is outside does not count.
+window_argmax: Op = primitive(
+    "window_argmax",
+    eval=_window_argmax,
+    type_rule=lambda x, *, size, stride, dilation, low, counts: TensorType(
+        int64, (*x.shape[: x.ndim - len(size)], *counts)
+    ),
+    attrs=("size", "stride", "dilation", "low", "counts"),
+    batch=shifted(),
+    lower=Expansion(_expanded_window_argmax),
+    samples=with_attrs(
+        [
+            ([(2, 7)], _options((3,), (2,), (1,), (0,), (3,))),
+            ([(2, 6, 5)], _options((2, 3), (1, 2), (2, 1), (1, 1), (6, 3))),
+            ([(2, 4, 4)], _options((2, 2), (2, 2), (1, 1), (0, 0), (2, 2))),
+            ([(5,)], _options((2,), (2,), (3,), (1,), (3,))),
+            ([(0, 4)], _options((2,), (1,), (1,), (0,), (3,))),
+        ],
+        NUMBERS,
     ),
 )

@@ -24,6 +24,14 @@ from tracegrad.nn.activation_functions import (
     tanh,
     tanhshrink,
 )
+from tracegrad.nn.adaptive_pooling_functions import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+)
 from tracegrad.nn.convolution_functions import (
     conv1d,
     conv2d,
@@ -32,6 +40,7 @@ from tracegrad.nn.convolution_functions import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from tracegrad.nn.folding_functions import fold, unfold
 from tracegrad.nn.layer_functions import (
     batch_norm,
     dropout,
@@ -40,7 +49,6 @@ from tracegrad.nn.layer_functions import (
     linear,
     normalize,
     one_hot,
-    pad,
 )
 from tracegrad.nn.loss_functions import (
     binary_cross_entropy,
@@ -53,11 +61,40 @@ from tracegrad.nn.loss_functions import (
     nll_loss,
     smooth_l1_loss,
 )
+from tracegrad.nn.padding_functions import pad
+from tracegrad.nn.pooling_functions import (
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    lp_pool1d,
+    lp_pool2d,
+    lp_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+)
+from tracegrad.nn.resampling_functions import (
+    channel_shuffle,
+    interpolate,
+    pixel_shuffle,
+    pixel_unshuffle,
+    upsample,
+)
 
 __all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
     "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "channel_shuffle",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -68,10 +105,12 @@ __all__ = [
     "dropout",
     "elu",
     "embedding",
+    "fold",
     "gelu",
     "hardsigmoid",
     "hardtanh",
     "huber_loss",
+    "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
@@ -79,12 +118,20 @@ __all__ = [
     "linear",
     "log_softmax",
     "logsigmoid",
+    "lp_pool1d",
+    "lp_pool2d",
+    "lp_pool3d",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
     "mish",
     "mse_loss",
     "nll_loss",
     "normalize",
     "one_hot",
     "pad",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "relu",
     "relu6",
     "selu",
@@ -97,4 +144,6 @@ __all__ = [
     "softsign",
     "tanh",
     "tanhshrink",
+    "unfold",
+    "upsample",
 ]

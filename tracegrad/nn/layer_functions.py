@@ -1,4 +1,4 @@
-"""What layers compute: products with a bias, dropout, normalizations, look-ups, padding.
+"""What layers compute: products with a bias, dropout, normalizations, look-ups.
 
 Users reach these functions as ``nn.functional``.
 """
@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tracegrad import random
-from tracegrad.dispatch import apply, composite
+from tracegrad.dispatch import composite
 from tracegrad.grad_mode import no_grad
 from tracegrad.inplace import check_in_place, store
-from tracegrad.ir.op import registered
 from tracegrad.ir.types import int32, int64
 from tracegrad.ops import creation, linalg
 from tracegrad.ops import elementwise as ew
@@ -23,12 +22,9 @@ from tracegrad.ops.out_argument import OUT, with_out
 from tracegrad.ops.reduction import norm
 from tracegrad.ops.reduction import sum as sum_
 from tracegrad.ops.shaping import reshape, unsqueeze
-from tracegrad.ops.striding import narrow
 from tracegrad.reporting import reported
 from tracegrad.size import Size
 from tracegrad.tensor import Tensor, plainest
-
-_pad = registered("pad")
 
 
 @reported("aten::linear")
@@ -320,49 +316,3 @@ def normalize(
     """Divide by the p-norm along `dim`, or by `eps` where that is larger."""
     lengths = norm(input, p, dim, True).clamp_min(eps).expand_as(input)
     return _div(input, lengths, out=out)
-
-
-def pad(
-    input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
-) -> Tensor:
-    """Add elements of one value around the last dimensions; negative amounts cut off.
-
-    Args:
-        pad: (before, after) for the last dimension, then for the one before it, and so on.
-
-    Raises:
-        NotImplementedError: another mode than "constant".
-        RuntimeError: the amounts do not fit.
-    """
-    if mode != "constant":
-        if mode in ("reflect", "replicate", "circular"):
-            raise NotImplementedError(f"padding mode '{mode}' is not supported by tracegrad yet")
-        raise NotImplementedError(f"Unrecognised padding mode {mode}")
-    amounts = list(pad)
-    ndim = input.dim()
-    if len(amounts) % 2:
-        raise RuntimeError("Padding length must be divisible by 2")
-    if len(amounts) > 2 * ndim:
-        raise RuntimeError(
-            "Padding length should be less than or equal to two times the input dimension but got padding "
-            f"length {len(amounts)} and input of dimension {ndim}"
-        )
-    low, high = [0] * ndim, [0] * ndim
-    for position in range(len(amounts) // 2):
-        low[ndim - 1 - position], high[ndim - 1 - position] = amounts[
-            2 * position : 2 * position + 2
-        ]
-    result = input
-    for dim, (before, after) in enumerate(zip(low, high, strict=True)):
-        if before < 0 or after < 0:
-            start = max(-before, 0)
-            length = result.shape[dim] - start - max(-after, 0)
-            if length < 0:
-                raise RuntimeError("narrow(): length must be non-negative.")
-            result = narrow(result, dim, start, length)
-    low, high = [max(n, 0) for n in low], [max(n, 0) for n in high]
-    if not any(low) and not any(high):
-        return result.clone()
-    fill = 0 if value is None else value
-    fill = float(fill) if input.is_floating_point() else int(fill)
-    return apply(_pad, (result,), {"low": tuple(low), "high": tuple(high), "value": fill})
