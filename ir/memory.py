@@ -19,6 +19,14 @@ def address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
+def row_major(shape: Shape) -> Shape:
+    """The strides of an array without gaps, in elements, as torch counts them where an extent is 0."""
+    strides = [1]
+    for n in shape[:0:-1]:
+        strides.append(strides[-1] * max(n, 1))
+    return tuple(reversed(strides[: len(shape)]))
+
+
 def restrided(array: np.ndarray, shape: Shape, strides: Shape, start: int = 0) -> np.ndarray:
     """A writeable view of the memory of `array`.
 

@@ -159,7 +159,7 @@ def test_in_place_form(c: Case) -> None:
             results.append((str(error).splitlines()[0], [], []))
             continue
         assert out is target
-        assert target.data_ptr() == address
+        assert target.data_ptr() == address or c.name + "_" in methods.IN_PLACE_VIEWS
         assert target._version == 1
         grads = []
         if out.requires_grad:

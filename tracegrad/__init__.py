@@ -129,7 +129,7 @@ _functions = {
         _methods.STRIDING,
         _methods.LINALG,
         _methods.INDEXING,
-        ("detach", "numel", "is_floating_point", "is_complex", "rsub"),
+        ("detach", "numel", "is_floating_point", "is_complex", "rsub", "resize_as_", "as_strided_"),
         [name + "_" for name in _methods.IN_PLACE_FUNCTIONS],
     )
     for name in names

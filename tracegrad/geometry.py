@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tracegrad.ir.memory import address, owner, restrided
+from tracegrad.ir.memory import address, owner, restrided, row_major
 from tracegrad.tensor import Tensor, is_lifted
-from tracegrad.views import reattach, row_major
+from tracegrad.views import reattach
 
 Shape = tuple[int, ...]
 

@@ -18,6 +18,7 @@ from tracegrad.ops import (
     conversion,
     creation,
     distances,
+    in_place_views,
     indexing,
     linalg,
     numeric,
@@ -154,7 +155,11 @@ SHAPING = (
 # Those that torch does not offer as functions.
 SHAPING_METHODS = "view view_as reshape_as expand expand_as contiguous repeat".split()
 STRIDING = (
-    "narrow select unbind split_with_sizes tensor_split chunk hsplit vsplit dsplit diagonal as_strided"
+    "narrow select unbind split_with_sizes tensor_split chunk hsplit vsplit dsplit diagonal as_strided "
+    "narrow_copy select_scatter slice_scatter diagonal_scatter as_strided_scatter"
+).split()
+IN_PLACE_VIEWS = (
+    "squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_ as_strided_ resize_ resize_as_ set_ fill_diagonal_"
 ).split()
 LINALG = "matmul mm bmm mv dot vdot addmm outer ger inner".split()
 INDEXING = (
@@ -198,6 +203,7 @@ def attach() -> None:
         (SHAPING, shaping),
         (SHAPING_METHODS, shaping),
         (STRIDING, striding),
+        (IN_PLACE_VIEWS, in_place_views),
         (LINALG, linalg),
         (INDEXING, indexing),
         (CONVERSIONS, conversion),

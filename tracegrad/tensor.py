@@ -20,6 +20,7 @@ import numpy as np
 from tracegrad import formatting
 from tracegrad.device import Device, cpu
 from tracegrad.grad_mode import state
+from tracegrad.ir.memory import row_major
 from tracegrad.ir.types import DType, TensorType, from_numpy_dtype
 from tracegrad.lifted import Lifted
 from tracegrad.node import (
@@ -189,7 +190,10 @@ class Tensor:
 
     def stride(self, dim: int | None = None) -> Any:
         """Strides in elements."""
-        strides = tuple(s // self._data.itemsize for s in self._data.strides)
+        data = self._data
+        # NumPy's are zero where there is no element.
+        size = data.itemsize
+        strides = tuple(s // size for s in data.strides) if data.size else row_major(data.shape)
         return strides if dim is None else strides[dim]
 
     def is_contiguous(self) -> bool:
@@ -422,10 +426,18 @@ class Tensor:
     def data(self, value: Tensor) -> None:
         if not isinstance(value, Tensor):
             raise TypeError(f"Variable data has to be a tensor, but got {type(value).__name__}")
+        if self._requires_grad and value._data.dtype.kind != "f":
+            raise RuntimeError(
+                "data set to a tensor that requires gradients must be floating point or complex dtype"
+            )
         if state.trace is not None:
             state.trace.give_up("assignment to Tensor.data")
         self._data = value._data
         self._plain = None
+
+    @data.deleter
+    def data(self) -> None:
+        raise RuntimeError("Deleting tensor data is not allowed. Delete tensor instead!")
 
     def is_set_to(self, other: Tensor) -> bool:
         a, b = self._data, other._data

@@ -14,10 +14,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from tracegrad.dispatch import apply, edge_of, record, shown_as, type_of_array
 from tracegrad.grad_mode import state
 from tracegrad.ir.location import current_location
-from tracegrad.ir.memory import address, owner
+from tracegrad.ir.memory import address, owner, row_major
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.ops.arithmetic import zeros
 from tracegrad.ir.ops.strided import place_diagonal, place_windows
@@ -134,14 +136,6 @@ def layout(x: Tensor) -> tuple[tuple[int, ...], int]:
     return x.stride(), storage_offset(x)
 
 
-def row_major(shape: Sequence[int]) -> tuple[int, ...]:
-    """The strides of a tensor without gaps, in elements."""
-    strides = [1]
-    for n in shape[:0:-1]:
-        strides.append(strides[-1] * max(n, 1))
-    return tuple(reversed(strides[: len(shape)]))
-
-
 def reattach(view: Tensor) -> None:
     """Make `view` a view of its base by where both stand in the storage, however it was made.
 
@@ -164,6 +158,24 @@ def reattach(view: Tensor) -> None:
     view._view = base, _as_strided, attrs, view._view[3]
 
 
+def _reattach_covered(view: Tensor) -> None:
+    """`reattach` for a history, in which each element of the view has to come from one of the base.
+
+    Raises:
+        RuntimeError: the base shows less than the view by now.
+    """
+    base = view._base
+    assert base is not None
+    reattach(view)
+    first, last = np.lib.array_utils.byte_bounds(base._data)
+    begin, end = np.lib.array_utils.byte_bounds(view._data)
+    if begin < first or end > last:
+        raise RuntimeError(
+            "a view shows elements of its base that the base does not show any more: its shape was changed in "
+            "place.\nChange the shape before the view is made, or work on a copy: `y = x.clone()`."
+        )
+
+
 def disowned(out: Tensor) -> Tensor:
     """A result that happens to be a view of an intermediate one, which nobody else has: no view to users."""
     out._base = out._view = out._counter = None
@@ -183,10 +195,10 @@ def refresh_view(view: Tensor) -> None:
         if view._version == view._view_version:
             break
         base = view._base
-        if view._view[0]._moved:
-            reattach(view)
         if view._grad_fn is None and not base._requires_grad and not _carries(base):
             break
+        if view._view[0]._moved:
+            _reattach_covered(view)
         if view._view[3]:
             raise _rebase_error(view, "its base or another view of its base has been")
         stale.append(view)
@@ -280,7 +292,7 @@ def put_back(view: Tensor, value: Tensor) -> Tensor:
     part = value
     while view._base is not None:
         if view._view[0]._moved:
-            reattach(view)
+            _reattach_covered(view)
         parent, op, attrs, _ = view._view
         step = _STEPS.get(op)
         part = _as_shape(parent, part) if step is None else step(parent, part, attrs)

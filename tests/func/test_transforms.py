@@ -300,3 +300,11 @@ def test_with_what_is_outside(name: str) -> None:
         data = {k: library.tensor(v.tolist(), dtype=library.float64) for k, v in DATA.items()}
         found.append(OUTSIDE[name](library, module, data))
     assert_equal(*found)
+
+
+def test_vmap_moves_nothing_where_nothing_moves() -> None:
+    x = tg.ones(2, 3, requires_grad=True)
+    assert tg.vmap(lambda v: v)(x) is x
+    assert tg.vmap(lambda v: v * 2)(x).grad_fn.name() == "MulBackward0"
+    assert tg.vmap(lambda v: v * 2, in_dims=-2)(x).grad_fn.next_functions[0][0].variable is x
+    assert tg.vmap(lambda v: v * 2, out_dims=1)(x).grad_fn.name() == "PermuteBackward0"

@@ -17,6 +17,12 @@ from tracegrad.random import get_rng_state, set_rng_state
 from tracegrad.tensor import Tensor
 
 
+def _moved(x: Tensor, source: int, destination: int) -> Tensor:
+    """`movedim`; itself, without a record, where nothing moves."""
+    n = x._data.ndim
+    return x if source % n == destination % n else movedim(x, source, destination)
+
+
 def vmap(
     func: Callable[..., Any],
     in_dims: Any = 0,
@@ -54,7 +60,7 @@ def vmap(
         leaves, dims, spec = _arguments(func, in_dims, args)
         size = _batch_size(leaves, dims)
         fronts = [
-            x if dim is None else movedim(x, dim, 0) for x, dim in zip(leaves, dims, strict=True)
+            x if dim is None else _moved(x, dim, 0) for x, dim in zip(leaves, dims, strict=True)
         ]
 
         def run(stacks: Sequence[Any], count: int) -> tuple[list[Any], list[int | None], Any]:
@@ -90,7 +96,7 @@ def vmap(
                 )
             ]
         placed = [
-            x if place is None else movedim(x, 0, place)
+            x if place is None else _moved(x, 0, place)
             for x, place in zip(outputs, places, strict=True)
         ]
         return pytree.unflatten(output_spec, iter(placed))

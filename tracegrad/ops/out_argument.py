@@ -114,7 +114,7 @@ _RULES = (
         SAME,
         "max min argmax argmin softmax log_softmax norm matmul mm bmm mv addmm inner tril triu diag renorm",
     ),
-    (CASTING, "var std logsumexp normal diff"),
+    (CASTING, "var std logsumexp normal narrow_copy slice_scatter diff"),
     (EXTREMUM, "amax amin aminmax"),
     (SAME._replace(words="expected scalar_type {result} but found {out}"), "logcumsumexp"),
     (ADDING, "sum cumsum prod cumprod"),
@@ -129,7 +129,7 @@ _RULES = (
 OUT: dict[str, OutRule] = {name: rule for rule, names in _RULES for name in names.split()}
 """The functions of the package that take ``out``."""
 
-_C_NAMES = {
+C_NAMES = {
     "b1": "bool",
     "u8": "unsigned char",
     "i8": "signed char",
@@ -258,8 +258,8 @@ def _check_dtype(result: DType, out: DType, rule: OutRule, name: str) -> None:
         function=name,
         result=result.legacy_name,
         out=out.legacy_name,
-        c_result=_C_NAMES[result.name],
-        c_out=_C_NAMES[out.name],
+        c_result=C_NAMES[result.name],
+        c_out=C_NAMES[out.name],
     )
     raise rule.error(words)
 

@@ -15,6 +15,7 @@ from tracegrad.ir.types import DType
 from tracegrad.ops.arguments import (
     canonical_dim,
     distinct_dims,
+    new_shape,
     result_dtype,
     shape_argument,
     shape_from,
@@ -430,15 +431,15 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
     shape = (1,) * lead + input._data.shape
     interleaved = [n for pair in zip((1,) * len(shape), shape, strict=True) for n in pair]
     spread = [n for pair in zip(counts, shape, strict=True) for n in pair]
-    wide = expand(reshape(input, interleaved), spread)
-    result = reshape(wide, tuple(a * b for a, b in zip(counts, shape, strict=True)))
+    total = new_shape(tuple(a * b for a, b in zip(counts, shape, strict=True)))
+    result = reshape(expand(reshape(input, interleaved), spread), total)
     return result if result._base is None else apply(_copy, (result,))
 
 
-def tile(input: Tensor, dims: Sequence[int]) -> Tensor:
+def tile(input: Tensor, *dims: Any, **named: Any) -> Tensor:
     """`repeat`, with missing leading counts taken as 1."""
-    counts = (1,) * (input._data.ndim - len(dims)) + tuple(dims)
-    return repeat(input, counts)
+    given = shape_argument("tile", "dims", dims, named)
+    return repeat(input, (1,) * (input._data.ndim - len(given)) + given)
 
 
 def mT(input: Tensor) -> Tensor:  # noqa: N802 (torch's name)

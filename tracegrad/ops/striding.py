@@ -6,10 +6,11 @@ All of them share the storage. Those that return several views, such as `split`,
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from tracegrad.dispatch import apply, shown_as
 from tracegrad.grad_mode import state
 from tracegrad.ir.memory import address, owner
 from tracegrad.ir.op import registered
+from tracegrad.ir.ops.strided import place_diagonal
 from tracegrad.ir.types import DType, int64
-from tracegrad.ops.arguments import canonical_dim, shape_from
+from tracegrad.ops.arguments import canonical_dim, shape_from, to_dtype
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, is_lifted, new_tensor
 from tracegrad.views import (
@@ -36,6 +38,9 @@ _reshape = registered("reshape")
 _diagonal = registered("diagonal")
 _unfold = registered("unfold")
 _as_strided = registered("as_strided")
+_copy = registered("copy")
+_slice_update = registered("slice_update")
+_strided_update = registered("strided_update")
 
 
 def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
@@ -192,7 +197,22 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     return split(input, max(1, -(-extent // chunks)), dim)
 
 
+def _either_name(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """Have a function take ``indices`` or ``sections``, as torch's overloads call them, for `indices_or_sections`."""
+
+    @functools.wraps(function)
+    def wrapped(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        for name in ("indices", "sections", "tensor_indices_or_sections"):
+            if name in kwargs and not args:
+                kwargs["indices_or_sections"] = kwargs.pop(name)
+                break
+        return function(input, *args, **kwargs)
+
+    return wrapped
+
+
 @reported("aten::tensor_split")
+@_either_name
 def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
     """Pieces between the given positions, or so many of nearly equal size: each a slice of its own.
 
@@ -249,18 +269,21 @@ def _split_evenly(
 
 
 @reported("aten::hsplit")
+@_either_name
 def hsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
     """`tensor_split` along the second dimension (the first for rank 1), without remainder."""
     return _split_evenly(input, indices_or_sections, "hsplit", 1, 0 if input._data.ndim < 2 else 1)
 
 
 @reported("aten::vsplit")
+@_either_name
 def vsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
     """`tensor_split` along the first dimension, without remainder."""
     return _split_evenly(input, indices_or_sections, "vsplit", 2, 0)
 
 
 @reported("aten::dsplit")
+@_either_name
 def dsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
     """`tensor_split` along the third dimension, without remainder."""
     return _split_evenly(input, indices_or_sections, "dsplit", 3, 2)
@@ -326,7 +349,7 @@ def as_strided(
     own = layout(input)
     lifted = is_lifted(input)
     offset = own[1] if storage_offset is None else operator.index(storage_offset)
-    _check_geometry(input, shape, strides, offset)
+    check_geometry(input, shape, strides, offset)
     if state.trace is not None and not lifted:
         state.trace.give_up("as_strided, which depends on where a tensor stands in memory")
     repeated = any(n > 1 and s == 0 for n, s in zip(input._data.shape, own[0], strict=True))
@@ -354,9 +377,10 @@ def _storage_size(x: Tensor) -> int:
     return owner(x._data).nbytes
 
 
-def _check_geometry(
+def check_geometry(
     x: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], offset: int
 ) -> None:
+    """Raise torch's error if the storage of `x` has no such elements."""
     if len(shape) != len(strides):
         raise RuntimeError("mismatch in length of strides and shape")
     if any(s < 0 for s in strides):
@@ -378,6 +402,121 @@ def _check_geometry(
             f"setStorage: sizes {list(shape)}, strides {list(strides)}, storage offset {offset}, and itemsize "
             f"{itemsize} requiring a storage size of {required} are out of bounds for storage of size {available}"
         )
+
+
+def narrow_copy(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
+    """`narrow`, copied."""
+    return shown_as(
+        apply(_copy, (narrow(input, dim, start, length),)), "NarrowCopyBackward0", input
+    )
+
+
+def _source(src: Tensor, like: Tensor, shape: Sequence[int]) -> Tensor:
+    """What is to replace a part of this shape.
+
+    Raises:
+        RuntimeError: it is of another shape.
+    """
+    if src._data.shape != tuple(shape):
+        raise RuntimeError(
+            "expected src to have a size equal to the slice of self. src size = "
+            f"{list(src.shape)}, slice size = {list(shape)}"
+        )
+    return to_dtype(src, like.dtype)
+
+
+def _replaced(
+    input: Tensor, src: Tensor, axis: int, start: int, count: int, step: int, *, drop: bool
+) -> Tensor:
+    """A copy of `input` with `count` positions of a dimension taken from `src`."""
+    shape = input._data.shape
+    box = (*shape[:axis], count, *shape[axis + 1 :])
+    part = _source(src, input, (*shape[:axis], *shape[axis + 1 :]) if drop else box)
+    if drop:
+        part = apply(_reshape, (part,), {"shape": box})
+    n = len(shape)
+    attrs = {
+        "start": tuple(start if i == axis else 0 for i in range(n)),
+        "sizes": box,
+        "stride": tuple(step if i == axis else 1 for i in range(n)),
+    }
+    return apply(_slice_update, (input, part), attrs)
+
+
+def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
+    """A copy of `input` in which ``select(dim, index)`` is `src`.
+
+    Raises:
+        RuntimeError: `src` is not of that shape.
+        IndexError: there is no such position or dimension.
+    """
+    axis = canonical_dim(dim, input._data.ndim)
+    select(input, dim, index)  # For its errors.
+    position = operator.index(index) % input._data.shape[axis]
+    out = _replaced(input, src, axis, position, 1, 1, drop=True)
+    return shown_as(out, "SelectScatterBackward0", input, src)
+
+
+def slice_scatter(
+    input: Tensor,
+    src: Tensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Tensor:
+    """A copy of `input` in which the slice ``start:end:step`` of a dimension is `src`.
+
+    Raises:
+        RuntimeError: `src` is not of that shape, or the step is not positive.
+    """
+    axis = canonical_dim(dim, input._data.ndim)
+    if step <= 0:
+        raise RuntimeError("slice step must be positive")
+    chosen = range(input._data.shape[axis])[start:end:step]
+    out = _replaced(input, src, axis, chosen.start, len(chosen), step, drop=False)
+    return shown_as(out, "SliceScatterBackward0", input, src)
+
+
+def diagonal_scatter(
+    input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
+) -> Tensor:
+    """A copy of `input` in which ``diagonal(offset, dim1, dim2)`` is `src`.
+
+    Raises:
+        RuntimeError: `src` is not of that shape.
+    """
+    shape = diagonal(input, offset, dim1, dim2).shape
+    part = _source(src, input, shape)
+    n = input._data.ndim
+    a, b = canonical_dim(dim1, n), canonical_dim(dim2, n)
+    whole = apply(_copy, (input,))
+    out = place_diagonal(whole, part, offset=offset, dim1=a, dim2=b)
+    return shown_as(out, "DiagonalScatterBackward0", input, src)
+
+
+def as_strided_scatter(
+    input: Tensor,
+    src: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    storage_offset: int | None = None,
+) -> Tensor:
+    """A copy of `input` in which ``as_strided(size, stride, storage_offset)`` is `src`.
+
+    Raises:
+        RuntimeError: `src` is not of that shape, or the storage is too small.
+    """
+    shape, strides = shape_from((size,)), shape_from((stride,))
+    own = layout(input)
+    offset = own[1] if storage_offset is None else operator.index(storage_offset)
+    check_geometry(input, shape, strides, offset)
+    part = _source(src, input, shape)
+    if state.trace is not None and not is_lifted(input):
+        state.trace.give_up("as_strided_scatter, which depends on where a tensor stands in memory")
+    attrs = {"source": (input._data.shape, *own), "target": (shape, strides, offset)}
+    out = apply(_strided_update, (input, part), attrs)
+    return shown_as(out, "AsStridedScatterBackward0", input, src)
 
 
 def view_as_dtype(input: Tensor, dtype: DType) -> Tensor:
