@@ -1669,6 +1669,33 @@ def an_out_that_is_resized(compile: Compile) -> World:
     return World(call, [])
 
 
+@program()
+def parts_replaced_in_copies(compile: Compile) -> World:
+    w = leaf(2, 3)
+
+    @compile
+    def f(x: tg.Tensor) -> Any:
+        y = tg.select_scatter(w, x, 0, 1) + tg.slice_scatter(w, x[None, :1] * w[:, :1], 1, end=1)
+        y = tg.diagonal_scatter(y, x[:2] * 2) * 3
+        y.fill_diagonal_(0.5)
+        tg.narrow_copy(y, 1, 1, 2).sum().backward()
+        return y.detach().tile(2)
+
+    return World(lambda turn: f(data(3, seed=turn)), [w])
+
+
+@program(native=False)
+def a_shape_changed_in_place(compile: Compile) -> World:
+    @compile
+    def f(x: tg.Tensor) -> Any:
+        y = x * 2
+        y.unsqueeze_(0).t_().add_(1)
+        x.resize_(2, 2)
+        return y, x
+
+    return World(lambda turn: f(data(4, seed=turn)), [])
+
+
 @program(native=None)
 def large_constants(compile: Compile) -> World:
     numbers = [float(i) for i in range(400)]

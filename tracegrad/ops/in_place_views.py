@@ -58,7 +58,7 @@ def in_place_view(function: Callable[..., Tensor], *, overloads: int = 1) -> Cal
             if base is not None:
                 self._view_version = self._version
             place(self, out._data)
-        if out._requires_grad and state.grad:
+        if out._grad_fn is not None and state.grad:
             made = out._grad_fn.name()
             shown_as(out, f"{made[:-1]}{int(made[-1]) + overloads}", former)
             move_retained(self._grad_fn, self._output_nr, out._grad_fn, out._output_nr)
