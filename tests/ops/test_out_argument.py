@@ -125,7 +125,7 @@ REFUSED = {
 # Where the sentences about the dtype are others: each has one rule here, in torch one per overload.
 OTHER_WORDS = {
     *("mean", "nansum", "logsumexp", "matmul", "mv", "inner", "nonzero", "diag", "max", "min"),
-    *("clamp", "clip", "lerp", "mvlgamma", "multigammaln", "ndtr", "aminmax"),
+    *("clamp", "clip", "lerp", "narrow_copy", "mvlgamma", "multigammaln", "ndtr", "aminmax"),
 }
 _RUNNING_PRODUCTS = ("i2x3,0", "f2x3x4,1", "f2x3x4,-1", "f2x3,1", "f1x3,0", "b2x3,1")
 # What torch does not do right, or as it does everywhere else.

@@ -84,6 +84,9 @@ SELECTING = OutRule(
     "{function}(): self and result must have the same scalar type", overlap=Overlap.NONE
 )
 INNER = OutRule("result dtype {out} does not match input dtype {result}")
+NARROWED = OutRule(
+    "Expected self.dtype() == output.dtype() to be true, but got false.", warns=False
+)
 CREATING = OutRule(
     "dtype {result} does not match dtype of out parameter ({out})", adopts=True, warns=False
 )
@@ -112,9 +115,10 @@ _RULES = (
     (CHOOSING, "where"),
     (
         SAME,
-        "max min argmax argmin softmax log_softmax norm matmul mm bmm mv addmm inner tril triu diag renorm",
+        "slice_scatter max min argmax argmin softmax log_softmax norm matmul mm bmm mv addmm inner tril triu diag renorm",
     ),
-    (CASTING, "var std logsumexp normal narrow_copy slice_scatter diff"),
+    (CASTING, "var std logsumexp normal diff"),
+    (NARROWED, "narrow_copy"),
     (EXTREMUM, "amax amin aminmax"),
     (SAME._replace(words="expected scalar_type {result} but found {out}"), "logcumsumexp"),
     (ADDING, "sum cumsum prod cumprod"),
