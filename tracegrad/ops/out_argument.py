@@ -115,7 +115,8 @@ _RULES = (
     (CHOOSING, "where"),
     (
         SAME,
-        "slice_scatter max min argmax argmin softmax log_softmax norm matmul mm bmm mv addmm inner tril triu diag renorm",
+        "max min argmax argmin softmax log_softmax norm matmul mm bmm mv addmm inner tril triu diag renorm "
+        "slice_scatter",
     ),
     (CASTING, "var std logsumexp normal diff"),
     (NARROWED, "narrow_copy"),
