@@ -341,6 +341,20 @@ _TORCH_NAMES = {
 }
 
 
+# What torch calls the operands of an op in ``_saved_...``, where it is not self, other or the op's own word.
+_SAVED_OPERANDS = {
+    "matmul": {"self": 0, "mat2": 1},
+    "pow": {"self": 0, "exponent": 1},
+}
+# Which attribute of an op torch shows as ``_saved_...``; a shape is that of the operand.
+_SAVED_ATTRS = {
+    "cumsum": {"dim": "axis"},
+    "permute": {"dims": "dims"},
+    "power": {"exponent": "exponent"},
+}
+_SAVED_SHAPES = frozenset({"sum", "reshape", "broadcast_in_dim"})
+
+
 def node_class(op: Op) -> type[OpNode]:
     """The class of the records of `op`: one per op, so that ``type(x.grad_fn).__name__`` is torch's."""
     found = _classes.get(op)
@@ -458,6 +472,9 @@ class OpNode(Node):
         raw = name.startswith("_raw_saved_")
         if not (raw or name.startswith("_saved_")):
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        found = None if raw else self._saved_attr(name.removeprefix("_saved_"))
+        if found is not None:
+            return found
         if self.saved is None:
             raise RuntimeError(FREED_MESSAGE)
         values = self.saved
@@ -472,6 +489,18 @@ class OpNode(Node):
             return values.operand(index) if packed else values[index]
         return late_bound["rebuild_output"](values.unpack(self)[1] if packed else out, self)
 
+    def _saved_attr(self, name: str) -> Any:
+        """An attribute of the op, or the operand's shape, by torch's name; None where there is none such.
+
+        Of a composition the record is only the last step, whose attributes mean something else.
+        """
+        if self.composite is not None:
+            return None
+        if name == "self_sym_sizes" and self.op.name in _SAVED_SHAPES and self.types is not None:
+            return tuple(self.types[0].shape)
+        attr = _SAVED_ATTRS.get(self.op.name, {}).get(name)
+        return None if attr is None else self.attrs[attr]
+
     def _index_of_saved(self, name: str) -> int | None:
         """Which operand torch calls `name`; None for the result.
 
@@ -480,7 +509,8 @@ class OpNode(Node):
         """
         if name == "result":
             return None
-        names = {"self": 0, "other": 1, (self.op.operands or ("",))[0]: 0}
+        usual = {"self": 0, "other": 1, (self.op.operands or ("",))[0]: 0}
+        names = _SAVED_OPERANDS.get(self.op.name, usual)
         index = names.get(name)
         values = self.saved if self.saved.__class__ is tuple else self.saved.operands
         if index is None or index >= len(values) or values[index] is None:
