@@ -60,7 +60,8 @@ mul: Op = pointwise(
 div: Op = pointwise(
     "div",
     eval=np.true_divide,
-    partials=(lambda ct, y: ct / y, lambda ct, y, out: -ct * (out / y)),
+    # Reading the result would be cheaper, but the result may be changed in place: `z = x / y; z += 1`.
+    partials=(lambda ct, y: ct / y, lambda ct, x, y: -ct * ((x / y) / y)),
     type_rule=floating,
     lower=lambda s, x, y: s.div(x, y),
     samples=binary(right=(0.5, 2.0)),
