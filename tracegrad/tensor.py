@@ -264,16 +264,22 @@ class Tensor:
 
     @property
     def is_leaf(self) -> bool:
+        return self._own_record() is None
+
+    def _own_record(self) -> Any:
+        """Where the gradient of this tensor goes; None for leaves. The history of a view is renewed first.
+
+        Raises:
+            RuntimeError: it is a view whose history must not be renewed.
+        """
         if self._base is not None:
             late_bound["refresh_view"](self)
-        return self._grad_fn is None
+        return self._grad_fn
 
     @property
     def grad_fn(self) -> Node | None:
         """The record that made this tensor; None for leaves."""
-        if self._base is not None:
-            late_bound["refresh_view"](self)
-        node = as_node(self._grad_fn)
+        node = as_node(self._own_record())
         if node is not None:
             node.note_result(self._output_nr, ResultType(self.shape, self.dtype, self.device))
         return node
@@ -332,7 +338,7 @@ class Tensor:
         """
         if not self.requires_grad:
             raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
-        node = self._grad_fn
+        node = self._own_record()
         if node is not None:
             node.hooks_made().retained[self._output_nr] = weakref.ref(self)
 
@@ -344,7 +350,7 @@ class Tensor:
         """
         if not self.requires_grad:
             raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
-        node = self._grad_fn
+        node = self._own_record()
         hooks = self._hooks_made() if node is None else node.hooks_made()
         return add_hook(hooks.tensor.setdefault(self._output_nr, {}), hook)
 
@@ -356,7 +362,7 @@ class Tensor:
         """
         if not self.requires_grad:
             raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
-        if self._grad_fn is not None:
+        if self._own_record() is not None:
             raise RuntimeError(
                 "post accumulate grad hooks cannot be registered on non-leaf tensors"
             )

@@ -32,6 +32,7 @@ from tracegrad.node import (
     late_bound,
     move_retained,
     new_op_node,
+    present,
 )
 from tracegrad.tensor import Tensor, is_lifted, mark_inference, new_tensor
 
@@ -217,7 +218,23 @@ def refresh_view(view: Tensor) -> None:
             record(op, (parent,), attrs, view)
             view._output_nr = 0
             move_retained(old, number, view._grad_fn, 0)
-            shown_as(view, "AsStridedBackward0", parent)
+            shown_as(view, "AsStridedBackward0", view._base)
+        elif view._grad_fn is not None:
+            _end_history(view, op, attrs)
+
+
+def _end_history(view: Tensor, op: Op, attrs: dict[str, Any]) -> None:
+    """`view` had a record, but its base came not to require grad, and was changed: what it shows depends on nothing.
+
+    It requires grad all the same, as in torch.
+    """
+    constant = new_tensor(view._view[0]._data)
+    constant._requires_grad = True
+    record(op, (constant,), attrs, view)
+    constant._requires_grad = False
+    view._output_nr = 0
+    if isinstance(view._grad_fn, OpNode):
+        present(view._grad_fn, "AsStridedBackward0", ((None, 0),))
 
 
 def _carries(x: Tensor) -> bool:

@@ -74,7 +74,7 @@ def accumulate_hooked(leaf: Tensor, ct: Tensor | None, create_graph: bool) -> No
         ct = run_pre_hooks(hooks.before, ct, several=False, as_tensors=True)
     if ct is not None:
         accumulate_leaf(leaf, ct, create_graph)
-    if hooks.accumulated:
+    if hooks.accumulated and leaf._requires_grad:
         tell_trace()
         for hook in list(hooks.accumulated.values()):
             returned = hook(leaf)
@@ -96,7 +96,12 @@ def accumulate_retained(tensor: Tensor, ct: Tensor) -> None:
 
 
 def add_to_grad(tensor: Tensor, ct: Tensor, create_graph: bool, unshared: bool = False) -> None:
-    """Add a cotangent into `grad`: in place, unless the sum is to be differentiated."""
+    """Add a cotangent into `grad`: in place, unless the sum is to be differentiated.
+
+    A leaf that came not to require grad after the graph was made gets nothing.
+    """
+    if not tensor._requires_grad:
+        return
     trace = state.trace
     known = tensor._grad if trace is None else trace.read_grad(tensor)
     if known is None:

@@ -118,7 +118,10 @@ def fill_(self: Tensor, value: Any) -> Tensor:
                 "fill_ only supports 0-dimension value tensor but got tensor with "
                 f"{value._data.ndim} dimensions."
             )
-        return copy_(self, value)
+        filled = expand(to_dtype(value, self.dtype), self._data.shape)
+        if state.grad and (self._requires_grad or filled.requires_grad):
+            filled = shown_as(overwritten(self, filled), "FillBackward3", self, value)
+        return store(self, filled)
     filled = make_tensor(np.full(self._data.shape, value, self._data.dtype), value)
     if state.grad and self._requires_grad:
         filled = shown_as(overwritten(self, filled), "FillBackward2", self)

@@ -20,6 +20,7 @@ from tracegrad.ir.types import bool_, int64
 from tracegrad.node import keep_traceback
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import as_tensor_operand, canonical_dim, is_number, to_dtype
+from tracegrad.ops.conversion import copy_, fill_
 from tracegrad.ops.shaping import expand, permute, reshape, reverse
 from tracegrad.ops.striding import at_position
 from tracegrad.ops.striding import diagonal as _diagonal
@@ -59,6 +60,12 @@ class Index(NamedTuple):
         bounds = zip(self.start, self.limit, self.stride, strict=True)
         return tuple(max(0, -(-(b - a) // step)) for a, b, step in bounds)
 
+    def covers(self, x: Tensor) -> bool:
+        """Whether the index is that of all of `x`, in its own shape."""
+        shape = x._data.shape
+        plain = not self.advanced and not self.flips and self.shape == shape
+        return plain and self.sizes == shape
+
 
 def _consumed(item: Any) -> int:
     """How many dimensions of the tensor an index item uses."""
@@ -86,6 +93,8 @@ def parse_index(x: Tensor, key: Any) -> Index:
             raise IndexError(
                 "invalid index of a 0-dim tensor. Use `tensor.item()` in Python or `tensor.item<T>()` in C++ to "
                 "convert a 0-dim tensor to a number"
+                if items[0] == 0
+                else f"index {items[0]} is out of bounds for dimension 0 with size 0"
             )
     consumed = sum(_consumed(item) for item in items if item is not Ellipsis)
     if consumed > n:
@@ -127,7 +136,10 @@ def parse_index(x: Tensor, key: Any) -> Index:
             axis += 1
         elif isinstance(item, (Tensor, np.ndarray, list, range)):
             index = item if isinstance(item, Tensor) else make_tensor(np.asarray(item), item)
-            if index.dtype is bool_:
+            if index.dtype is bool_ and not index._data.ndim:
+                out_shape.append(1)
+                advanced.append((len(out_shape) - 1, reshape(index, (1,))))
+            elif index.dtype is bool_:
                 for k in range(index._data.ndim):
                     if index._data.shape[k] != shape[axis + k]:
                         raise IndexError(
@@ -348,6 +360,16 @@ def _setitem(input: Tensor, key: Any, value: Any) -> None:
         store(input, shown_as(filled, "IndexPutBackward0", input, source))
         return
     index = parse_index(input, key)
+    if index.covers(input):
+        if source._data.ndim:
+            copy_(input, _fit(source, input._data.shape))
+        else:
+            fill_(input, source)
+        return
+    if input._view is not None and input._view[3]:
+        part = _basic(input, index)
+        if part is not input:
+            check_in_place(shown_as(part, _name_of(key), input))  # The error names the part.
     check_in_place(input, part=not index.advanced)
     if index.advanced:
         _check_value(input, index, value)

@@ -67,7 +67,11 @@ def reshape(input: Tensor, *shape: Any, **named: Any) -> Tensor:
     """
     target = _complete_shape(shape_argument("reshape", "shape", shape, named), input._data.size)
     out = apply_view(_reshape, input, {"shape": target})
-    return out if out._base is not None else shown_as(out, "UnsafeViewBackward0", input)
+    if out._base is None:
+        return shown_as(out, "UnsafeViewBackward0", input)
+    if out._requires_grad and not input.is_contiguous():
+        return shown_as(out, "ReshapeAliasBackward0", input)
+    return out
 
 
 def view(input: Tensor, *size: Any, **named: Any) -> Tensor:
@@ -226,7 +230,8 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     order = [d for d in range(n) if d not in sources]
     for target, origin in sorted(zip(targets, sources, strict=True)):
         order.insert(target, origin)
-    return permute(input, order)
+    out = permute(input, order[:n])
+    return out if n else shown_as(out, "AliasBackward0", input)
 
 
 moveaxis = movedim

@@ -309,13 +309,8 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     Raises:
         RuntimeError: size or step are out of range.
     """
-    if input._data.ndim == 0:
-        input = apply_view(_reshape, input, {"shape": (1,)})
-        if size == 0:
-            return slice_along(input, canonical_dim(dimension, 0), 0, 0)
-        return slice_along(input, canonical_dim(dimension, 0), 0, 1)
     axis = canonical_dim(dimension, input._data.ndim)
-    extent = input._data.shape[axis]
+    extent = input._data.shape[axis] if input._data.ndim else 1
     if size < 0:
         raise RuntimeError(f"size is {size} but must be >= 0")
     if size > extent:
@@ -324,6 +319,9 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
         )
     if step <= 0:
         raise RuntimeError(f"step is {step} but must be > 0")
+    if not input._data.ndim:
+        window = slice_along(apply_view(_reshape, input, {"shape": (1,)}), 0, 0, size)
+        return shown_as(window, "UnfoldBackward0", input)
     return _strided_view(_unfold, input, {"dim": axis, "size": size, "step": step})
 
 
