@@ -138,10 +138,10 @@ ERRORS_THAT_DIFFER = {
     "Bad in-place call: input tensor dtype long int and output tensor dtype double should match": (
         "result type Double can't be cast to the desired output type Long"
     ),
-    "Bad in-place call: input tensor size [2] and output tensor size [2, 2] should match": (
-        "output with shape [2] doesn't match the broadcast shape [2, 2]"
-    ),
 }
+
+# How torch begins, by function, where the result does not fit into the tensor.
+TOO_SMALL = ("Bad in-place call: input tensor size", "2D tensor expected, got ")
 
 
 @pytest.mark.parametrize("c", IN_PLACE, ids=str)
@@ -160,7 +160,8 @@ def test_in_place_form(c: Case) -> None:
             continue
         assert out is target
         assert target.data_ptr() == address or c.name + "_" in methods.IN_PLACE_VIEWS
-        assert target._version == 1
+        # torch adds one matrix after the other.
+        assert target._version == 1 or (module is torch and c.name == "addbmm")
         grads = []
         if out.requires_grad:
             grads = module.autograd.grad(
@@ -168,7 +169,11 @@ def test_in_place_form(c: Case) -> None:
             )
         results.append((None, [out], list(grads)))
     (error, outs, grads), (ref_error, refs, ref_grads) = results
-    assert error == ERRORS_THAT_DIFFER.get(ref_error, ref_error)
+    if ref_error is not None and ref_error.startswith(TOO_SMALL):
+        assert error is not None
+        assert error.startswith("output with shape [")
+    else:
+        assert error == ERRORS_THAT_DIFFER.get(ref_error, ref_error)
     for ours, theirs in zip(outs + grads, refs + ref_grads, strict=True):
         assert_same(ours, theirs, str(c))
 

@@ -52,6 +52,7 @@ from tracegrad.nn.convolution_functions import (
 )
 from tracegrad.nn.pooling_functions import avg_pool1d, max_pool1d, max_pool2d, max_pool3d
 from tracegrad.nn.resampling_functions import channel_shuffle, pixel_shuffle, pixel_unshuffle
+from tracegrad.ops.contraction import chain_matmul, einsum, kron, tensordot
 from tracegrad.ops.conversion import can_cast, get_default_dtype, promote_types, set_default_dtype
 from tracegrad.ops.creation import (
     arange,

@@ -15,6 +15,7 @@ from tracegrad.dispatch import apply
 from tracegrad.ir.op import Op, registered
 from tracegrad.node import late_bound
 from tracegrad.ops import (
+    contraction,
     conversion,
     creation,
     distances,
@@ -161,7 +162,7 @@ STRIDING = (
 IN_PLACE_VIEWS = (
     "squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_ as_strided_ resize_ resize_as_ set_ fill_diagonal_"
 ).split()
-LINALG = "matmul mm bmm mv dot vdot addmm outer ger inner".split()
+LINALG = "matmul mm bmm mv dot vdot addmm addbmm addmv addr baddbmm outer ger inner cross".split()
 INDEXING = (
     "gather scatter_add index_put index_fill index_copy masked_scatter "
     "index_select take_along_dim index_add nonzero masked_select tril triu diag "
@@ -179,7 +180,7 @@ IN_PLACE = (
     "bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift tril triu cumsum scatter_add "
     "index_add index_put index_fill index_copy masked_scatter addmm lgamma digamma mvlgamma erfinv logit "
     "xlogy sinc i0 sgn fix nan_to_num hypot nextafter gcd lcm copysign ldexp heaviside deg2rad rad2deg "
-    "cumprod renorm"
+    "cumprod renorm addbmm addmv addr baddbmm"
 ).split()
 
 # Those that torch offers as functions as well.
@@ -187,7 +188,7 @@ IN_PLACE_FUNCTIONS = (
     "neg negative abs exp exp2 expm1 log log1p log2 log10 sqrt rsqrt sin cos tan asin arcsin acos arccos atan "
     "arctan sinh cosh tanh asinh arcsinh acosh arccosh atanh arctanh sigmoid erf erfc floor ceil trunc round frac "
     "square reciprocal clamp clip clamp_min clamp_max relu zero fill detach logit xlogy sinc i0 fix nan_to_num gcd "
-    "lcm ldexp deg2rad rad2deg"
+    "lcm ldexp deg2rad rad2deg addmv"
 ).split()
 
 
@@ -238,6 +239,7 @@ def attach() -> None:
         "__abs__": ew.abs,
         "__invert__": ew.bitwise_not,
         "__pos__": numeric.positive,
+        "kron": contraction.kron,
         "sum_to_size": reduction.sum_to_size,
         "polygamma": special.polygamma_of,
         "polygamma_": special.polygamma_,

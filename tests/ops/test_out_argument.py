@@ -117,7 +117,7 @@ REFUSED = {
         c.name.split(".")[-1] for c in CASES
     },
     "don't support automatic differentiation": {
-        *("softmax", "log_softmax", "floor_divide", "inner", "diag", "ndtr"),
+        *("softmax", "log_softmax", "floor_divide", "inner", "diag", "ndtr", "tensordot"),
         "slice_scatter",
     },
     "Found dtype Double but expected Float": {"clamp", "clip", "lerp"},
@@ -127,6 +127,7 @@ REFUSED = {
 OTHER_WORDS = {
     *("mean", "nansum", "logsumexp", "matmul", "mv", "inner", "nonzero", "diag", "max", "min"),
     *("clamp", "clip", "lerp", "narrow_copy", "mvlgamma", "multigammaln", "ndtr", "aminmax"),
+    "tensordot",
 }
 _RUNNING_PRODUCTS = ("i2x3,0", "f2x3x4,1", "f2x3x4,-1", "f2x3,1", "f1x3,0", "b2x3,1")
 # What torch does not do right, or as it does everywhere else.
@@ -145,6 +146,8 @@ QUIRKS = {
     "cumsum(i2x3,0) into bool": "sums of bools",
     **{f"cumprod({x}) into bool": "not implemented for bool" for x in _RUNNING_PRODUCTS},
     "nanmean(": "counts two changes",
+    "kron(": "counts two changes",
+    "addbmm(": "counts a change for each matrix",
     "diff(f2x3,0)": "copies, without any of the checks",
     "aminmax(f2x3,keepdim=True) into repeated": "writes into memory that shows an element several times",
 }

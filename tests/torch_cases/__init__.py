@@ -8,11 +8,18 @@ most in tiers.py. Used by test_ops_torch.py, autograd/, func/ and coverage_repor
 
 from __future__ import annotations
 
-from . import convolutions, creation, functions, scanning, special, windows
+from . import contraction, convolutions, creation, functions, scanning, special, windows
 from .calls import Call, Case, X, draw, flat_outputs, forms, operands_of, prepare
 from .creation import RANDOM
 
-CASES = [*functions.CASES, *special.CASES, *scanning.CASES, *convolutions.CASES, *windows.CASES]
+CASES = [
+    *functions.CASES,
+    *special.CASES,
+    *scanning.CASES,
+    *contraction.CASES,
+    *convolutions.CASES,
+    *windows.CASES,
+]
 CREATION = [*creation.CASES]
 
 __all__ = [

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
+
+import numpy as np
 
 from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.grad_mode import state
 from tracegrad.ir.op import registered
 from tracegrad.ops import elementwise as ew
+from tracegrad.ops.arguments import canonical_dim
 from tracegrad.ops.reduction import sum as _sum
-from tracegrad.ops.shaping import permute, reshape, unsqueeze
+from tracegrad.ops.shaping import expand, permute, reshape, roll, unsqueeze
 from tracegrad.reporting import reported
-from tracegrad.tensor import Tensor
+from tracegrad.tensor import Tensor, make_tensor
 
 _matmul = registered("matmul")
 _addmm = registered("addmm")
@@ -162,6 +166,21 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     return shown_as(apply(_matmul, (input, mat2)), "BmmBackward0", input, mat2)
 
 
+def _plus_product(input: Tensor, product: Tensor, beta: Any, alpha: Any) -> Tensor:
+    """``beta * input + alpha * product``, where for ``beta = 0`` infinities and NaN of `input` do not count.
+
+    Raises:
+        RuntimeError: `input` does not broadcast to the shape of the product.
+    """
+    shape = product._data.shape
+    start = input if input._data.shape == shape else expand(input, shape)
+    if beta == 0:
+        start = ew.where(make_tensor(np.zeros(shape, bool), input), start, 0)
+    elif beta != 1:
+        start = ew.mul(start, beta)
+    return ew.add(start, product if alpha == 1 else ew.mul(product, alpha))
+
+
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """``beta * input + alpha * (mat1 @ mat2)``."""
     if not state.watched and beta == 1 and alpha == 1 and _is_plain_sum(input, mat1, mat2):
@@ -184,16 +203,113 @@ def _is_plain_sum(input: Tensor, mat1: Tensor, mat2: Tensor) -> bool:
 
 @composite("AddmmBackward0")
 def _addmm_in_steps(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any, alpha: Any) -> Tensor:
-    product = mm(mat1, mat2)
-    scaled = product if alpha == 1 else ew.mul(product, alpha)
-    return ew.add(input if beta == 1 else ew.mul(input, beta), scaled)
+    return _plus_product(input, mm(mat1, mat2), beta, alpha)
+
+
+@composite("AddbmmBackward0")
+def addbmm(
+    input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1
+) -> Tensor:
+    """``beta * input + alpha * (batch1 @ batch2).sum(0)``."""
+    for number, x in enumerate((batch1, batch2), 1):
+        if x._data.ndim != 3:
+            raise RuntimeError(f"batch{number} must be a 3D tensor")
+    m, n = batch1._data.shape[0], batch2._data.shape[0]
+    if m != n:
+        raise RuntimeError(f"batch1 and batch2 must have same number of batches, got {m} and {n}")
+    # One product, whose inner dimension holds the batches.
+    b, rows, inner = batch1._data.shape
+    wide = reshape(permute(batch1, 1, 0, 2), (rows, b * inner))
+    if batch2._data.shape[1] != inner:
+        raise RuntimeError(
+            f"Incompatible matrix sizes for bmm ({rows}x{inner} and {batch2._data.shape[1]}x"
+            f"{batch2._data.shape[2]})"
+        )
+    tall = reshape(batch2, (b * inner, batch2._data.shape[2]))
+    return _plus_product(input, mm(wide, tall), beta, alpha)
+
+
+@composite("BaddbmmBackward0")
+def baddbmm(
+    input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1
+) -> Tensor:
+    """``beta * input + alpha * (batch1 @ batch2)``, for each matrix of the batches."""
+    return _plus_product(input, bmm(batch1, batch2), beta, alpha)
+
+
+@composite("AddmvBackward0")
+def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    """``beta * input + alpha * (mat @ vec)``."""
+    if mat._data.ndim != 2 or vec._data.ndim != 1 or input._data.ndim > 1:
+        raise RuntimeError(
+            f"vector + matrix @ vector expected, got {input._data.ndim}, {mat._data.ndim}, {vec._data.ndim}"
+        )
+    m, k = mat._data.shape
+    if vec._data.shape[0] != k or (input._data.size != 1 and input._data.size != m):
+        raise RuntimeError(
+            f"size mismatch, got input ({input._data.size}), mat ({m}x{k}), vec ({vec._data.shape[0]})"
+        )
+    return _plus_product(input, mv(mat, vec), beta, alpha)
+
+
+@composite("AddrBackward0")
+def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    """``beta * input + alpha * outer(vec1, vec2)``."""
+    for number, x in enumerate((vec1, vec2), 1):
+        if x._data.ndim != 1:
+            raise RuntimeError(f"addr: Expected 1-D argument vec{number}, but got {x._data.ndim}-D")
+    return _plus_product(input, outer(vec1, vec2), beta, alpha)
+
+
+def linalg_cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
+    """The cross products of vectors of three elements along `dim`, as ``torch.linalg.cross``.
+
+    Raises:
+        RuntimeError: the ranks differ, or the extent of `dim` is not 3.
+    """
+    if input._data.ndim != other._data.ndim:
+        raise RuntimeError("linalg.cross: inputs must have the same number of dimensions.")
+    axis = canonical_dim(dim, input._data.ndim)
+    m, n = input._data.shape[axis], other._data.shape[axis]
+    if m != 3 or n != 3:
+        raise RuntimeError(
+            f"linalg.cross: inputs dimension {dim} must have length 3. Got {m} and {n}"
+        )
+    return _cross(input, other, axis)
+
+
+@composite("LinalgCrossBackward0")
+def _cross(x: Tensor, y: Tensor, axis: int) -> Tensor:
+    # (x1 y2 - x2 y1, x2 y0 - x0 y2, x0 y1 - x1 y0)
+    once, twice = (-1, -2)
+    left = ew.mul(roll(x, once, axis), roll(y, twice, axis))
+    return ew.sub(left, ew.mul(roll(x, twice, axis), roll(y, once, axis)))
+
+
+@reported("aten::cross")
+def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
+    """`linalg_cross`, by default along the first dimension of extent 3."""
+    if dim is None:
+        found = [d for d, n in enumerate(input._data.shape) if n == 3]
+        if not found:
+            raise RuntimeError("no dimension of size 3 in input")
+        warnings.warn(
+            "Using torch.cross without specifying the dim arg is deprecated.\nPlease either pass the dim "
+            "explicitly or simply use torch.linalg.cross.\nThe default value of dim will change to agree with "
+            "that of linalg.cross in a future release.",
+            UserWarning,
+            stacklevel=3,
+        )
+        dim = found[0]
+    return linalg_cross(input, other, dim=dim)
 
 
 @reported("aten::outer")
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """All products of elements of two vectors."""
-    if input._data.ndim != 1 or vec2._data.ndim != 1:
-        raise RuntimeError("outer: Expected 1-D argument")
+    for name, x in (("self", input), ("vec2", vec2)):
+        if x._data.ndim != 1:
+            raise RuntimeError(f"outer: Expected 1-D argument {name}, but got {x._data.ndim}-D")
     return ew.mul(reshape(input, -1, 1) if input._data.size else unsqueeze(input, 1), vec2)
 
 

@@ -115,10 +115,10 @@ _RULES = (
     (CHOOSING, "where"),
     (
         SAME,
-        "max min argmax argmin softmax log_softmax norm matmul mm bmm mv addmm inner tril triu diag renorm "
-        "slice_scatter",
+        "max min argmax argmin softmax log_softmax norm matmul mm bmm mv addmm addbmm baddbmm addmv inner "
+        "tril triu diag renorm tensordot cross slice_scatter",
     ),
-    (CASTING, "var std logsumexp normal diff"),
+    (CASTING, "var std logsumexp normal diff kron addr"),
     (NARROWED, "narrow_copy"),
     (EXTREMUM, "amax amin aminmax"),
     (SAME._replace(words="expected scalar_type {result} but found {out}"), "logcumsumexp"),
