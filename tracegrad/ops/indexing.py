@@ -21,7 +21,7 @@ from tracegrad.node import keep_traceback
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import as_tensor_operand, canonical_dim, is_number, to_dtype
 from tracegrad.ops.conversion import copy_, fill_
-from tracegrad.ops.shaping import expand, permute, reshape, reverse
+from tracegrad.ops.shaping import expand, permute, reshape
 from tracegrad.ops.striding import at_position
 from tracegrad.ops.striding import diagonal as _diagonal
 from tracegrad.reporting import reported
@@ -42,7 +42,6 @@ class Index(NamedTuple):
 
     Attributes:
         start, limit, stride: bounds of the basic part, for each dimension of the tensor.
-        flips: dimensions with a negative step, to be reversed after slicing.
         shape: the shape after the basic part, with integers dropped and None inserted.
         advanced: (dimension in `shape`, index) of the advanced part: int64 tensors or bool masks.
     """
@@ -50,7 +49,6 @@ class Index(NamedTuple):
     start: tuple[int, ...]
     limit: tuple[int, ...]
     stride: tuple[int, ...]
-    flips: tuple[int, ...]
     shape: tuple[int, ...]
     advanced: tuple[tuple[int, Tensor], ...]
 
@@ -63,7 +61,7 @@ class Index(NamedTuple):
     def covers(self, x: Tensor) -> bool:
         """Whether the index is that of all of `x`, in its own shape."""
         shape = x._data.shape
-        plain = not self.advanced and not self.flips and self.shape == shape
+        plain = not self.advanced and self.shape == shape
         return plain and self.sizes == shape
 
 
@@ -103,7 +101,7 @@ def parse_index(x: Tensor, key: Any) -> Index:
         raise IndexError("an index can only have a single ellipsis ('...')")
     if not any(item is Ellipsis for item in items):
         items.append(Ellipsis)
-    start, limit, stride, flips, out_shape = [], [], [], [], []
+    start, limit, stride, out_shape = [], [], [], []
     advanced: list[tuple[int, Tensor]] = []
     axis = 0
 
@@ -127,10 +125,9 @@ def parse_index(x: Tensor, key: Any) -> Index:
             a, b, step = item.indices(shape[axis])
             count = len(range(a, b, step))
             if step < 0:
-                # torch refuses negative steps; NumPy's users expect them.
-                last = a + (count - 1) * step
-                flips.append(len(out_shape))
-                a, b, step = (last, a + 1, -step) if count else (0, 0, 1)
+                raise ValueError(
+                    "step must be greater than zero\nUse `flip` for elements in reverse order."
+                )
             keep(shape[axis], a, max(a, b), step)
             out_shape.append(count)
             axis += 1
@@ -176,9 +173,7 @@ def parse_index(x: Tensor, key: Any) -> Index:
             position %= extent
             keep(extent, position, position + 1)
             axis += 1
-    return Index(
-        tuple(start), tuple(limit), tuple(stride), tuple(flips), tuple(out_shape), tuple(advanced)
-    )
+    return Index(tuple(start), tuple(limit), tuple(stride), tuple(out_shape), tuple(advanced))
 
 
 def getitem(input: Tensor, key: Any) -> Tensor:
@@ -234,8 +229,6 @@ def _basic(x: Tensor, index: Index) -> Tensor:
         part = apply_view(_slice, x, attrs)
     if part._data.shape != index.shape or (part is x and not index.advanced):
         part = apply_view(_reshape, part, {"shape": index.shape})
-    if index.flips:
-        part = reverse(part, index.flips)
     return part
 
 
@@ -433,7 +426,7 @@ def _with_elements(x: Tensor, index: Index, source: Tensor, op: Op = _index_copy
     operands = flat, _spread(linear, broadcast), _fit(source, target, advanced=True)
     updated = apply(op, operands, {"axis": place})
     restored = _restore(updated, part, dims, place)
-    whole = part._data.shape == x._data.shape and index.shape == x._data.shape and not index.flips
+    whole = part._data.shape == x._data.shape and index.shape == x._data.shape
     return restored if whole else _place(x, index, restored)
 
 
@@ -462,8 +455,6 @@ def _fit(source: Tensor, shape: tuple[int, ...], *, advanced: bool = False) -> T
 
 def _place(x: Tensor, index: Index, value: Tensor) -> Tensor:
     """`x` with the basic part replaced."""
-    if index.flips:
-        value = reverse(value, index.flips)
     boxed = value if value._data.shape == index.sizes else reshape(value, index.sizes)
     return apply(_update, (x, boxed), _box(index))
 
