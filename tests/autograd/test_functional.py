@@ -155,6 +155,20 @@ def test_hessian_of_a_quadratic_form() -> None:
     np.testing.assert_allclose(found.numpy(), matrix)
 
 
+def test_blocks_are_in_memory_of_their_own() -> None:
+    """Also where two inputs have one gradient."""
+    x, y = tg.tensor(X), tg.tensor(X)
+    blocks = [
+        *F.jacobian(lambda a, b: a + b, (x, y)),
+        *itertools.chain(*F.hessian(lambda a, b: (a + b).square().sum(), (x, y))),
+    ]
+    before = [block.tolist() for block in blocks]
+    for k, block in enumerate(blocks):
+        block.fill_(float(k))
+    assert [block.tolist() for block in blocks] == [np.full((3, 3), k).tolist() for k in range(6)]
+    assert before == [np.eye(3).tolist()] * 2 + [(2 * np.eye(3)).tolist()] * 4
+
+
 def test_products_agree_with_the_matrices(rng: np.random.Generator) -> None:
     x, y = tg.tensor(rng.normal(size=3)), tg.tensor(rng.normal(size=(2, 3)))
     v = tg.tensor(rng.normal(size=3)), tg.tensor(rng.normal(size=(2, 3)))

@@ -59,7 +59,8 @@ def batched_gradients(
             inputs=inputs,
             accumulate=False,
         )
-        return [None if ct is None else _unstacked(ct._data) for ct in found]
+        several = len(inputs) > 1  # They may have one gradient between them, or parts of it.
+        return [None if ct is None else _unstacked(ct._data, own=several) for ct in found]
     with BatchLevel(cotangents[0].shape[0]) as level:
         seeds = [level.wrap(ct, batched=True) for ct in cotangents]
         found = engine.run(
@@ -93,7 +94,8 @@ def _stack(array: np.ndarray) -> Any:
     return Batched(array)
 
 
-def _unstacked(value: Any) -> Tensor:
+def _unstacked(value: Any, *, own: bool) -> Tensor:
+    """The stack as a Tensor that can be written to; in memory of its `own` if that is asked for."""
     assert value.__class__ is Batched
     array = np.asarray(value.value)
-    return new_tensor(array if array.flags.writeable else array.copy())
+    return new_tensor(array.copy() if own or not array.flags.writeable else array)

@@ -481,12 +481,15 @@ def hessian(
         raise AssertionError('Expected strategy to be either "forward-mode" or "reverse-mode".')
 
     def gradient(*points: Tensor) -> Tensors:
-        def scalar(*xs: Tensor) -> Tensor:
-            return _call_scalar(func, xs, strict, "hessian").squeeze()
-
-        found = jacobian(scalar, points, create_graph=True)
-        _require(found, strict, _CONSTANT_JACOBIAN)
-        return found
+        with enable_grad():
+            if not all(x.requires_grad for x in points):  # As in forward mode.
+                points = _detached(points, create_graph=True, requires_grad=True)
+            output = _call_scalar(func, points, strict, "hessian")
+            found = _gradients((output,), points, create_graph=True)
+            row = _jacobian_row(found, points, strict=False, create_graph=True, output=0)
+        _require(row, strict, _CONSTANT_JACOBIAN)
+        # Two inputs may have one gradient; the results are told apart by what they came from.
+        return row if len(set(map(id, row))) == len(row) else tuple([g.clone() for g in row])
 
     found = jacobian(
         gradient,
