@@ -16,10 +16,10 @@ LAYERS = ("ir", "codegen", "tracegrad")
 
 # Third-party modules that a layer may import, and what single modules may beside them.
 THIRD_PARTY = {"ir": {"numpy"}, "codegen": {"numpy", "llvmlite"}, "tracegrad": {"numpy"}}
-EXCEPTIONS = {"ir/nx.py": {"networkx"}}
+EXCEPTIONS = {"ir/nx.py": {"networkx"}, "tracegrad/serialization.py": {"safetensors"}}
 
 # Heavy modules that are imported when they are first used; and nothing else is hidden in a function.
-LATE = {"llvmlite", "networkx", "tracegrad.codegen", "matplotlib", "torch"}
+LATE = {"llvmlite", "networkx", "safetensors", "tracegrad.codegen", "matplotlib", "torch"}
 
 
 class Import(NamedTuple):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import tracegrad.ir.ops
 
 from tracegrad import methods as _methods  # isort: skip  (completes the Tensor class)
-from tracegrad import autograd, cuda, nn, optim
+from tracegrad import autograd
 from tracegrad.autograd.anomaly import is_anomaly_check_nan_enabled, is_anomaly_enabled
 from tracegrad.device import Device as device
 from tracegrad.formatting import set_printoptions
@@ -41,17 +41,6 @@ from tracegrad.ir.types import (
     int64,
     uint8,
 )
-from tracegrad.nn.adaptive_pooling_functions import adaptive_avg_pool1d, adaptive_max_pool1d
-from tracegrad.nn.convolution_functions import (
-    conv1d,
-    conv2d,
-    conv3d,
-    conv_transpose1d,
-    conv_transpose2d,
-    conv_transpose3d,
-)
-from tracegrad.nn.pooling_functions import avg_pool1d, max_pool1d, max_pool2d, max_pool3d
-from tracegrad.nn.resampling_functions import channel_shuffle, pixel_shuffle, pixel_unshuffle
 from tracegrad.ops.contraction import chain_matmul, einsum, kron, tensordot
 from tracegrad.ops.conversion import can_cast, get_default_dtype, promote_types, set_default_dtype
 from tracegrad.ops.creation import (
@@ -104,8 +93,21 @@ from tracegrad.size import Size
 from tracegrad.tensor import Tensor
 
 if TYPE_CHECKING:
+    from tracegrad import cuda, func, interop, nn, optim, profiler, special, utils
     from tracegrad.compiler import compile
     from tracegrad.func import vmap
+    from tracegrad.nn.adaptive_pooling_functions import adaptive_avg_pool1d, adaptive_max_pool1d
+    from tracegrad.nn.convolution_functions import (
+        conv1d,
+        conv2d,
+        conv3d,
+        conv_transpose1d,
+        conv_transpose2d,
+        conv_transpose3d,
+    )
+    from tracegrad.nn.pooling_functions import avg_pool1d, max_pool1d, max_pool2d, max_pool3d
+    from tracegrad.nn.resampling_functions import channel_shuffle, pixel_shuffle, pixel_unshuffle
+    from tracegrad.serialization import load, save
 
 __version__ = "0.1.0"
 
@@ -139,12 +141,28 @@ globals().update(_functions)
 give_out(globals())
 
 
+_LATE_MODULES = ("cuda", "func", "interop", "nn", "optim", "profiler", "special", "utils")
+_LATE_HOMES = {
+    "tracegrad.compiler": "compile",
+    "tracegrad.func": "vmap",
+    "tracegrad.nn.adaptive_pooling_functions": "adaptive_avg_pool1d adaptive_max_pool1d",
+    "tracegrad.nn.convolution_functions": "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
+    "tracegrad.nn.pooling_functions": "avg_pool1d max_pool1d max_pool2d max_pool3d",
+    "tracegrad.nn.resampling_functions": "channel_shuffle pixel_shuffle pixel_unshuffle",
+    "tracegrad.serialization": "save load",
+}
+_LATE_NAMES = {name: home for home, names in _LATE_HOMES.items() for name in names.split()}
+
+
 def __getattr__(name: str) -> Any:
-    """The compiler, function transforms, the profiler and checkpoints are imported when they are first used."""
-    if name in ("func", "profiler", "special", "utils"):
+    """What most programs do not need at once is imported when it is first used."""
+    if name in _LATE_MODULES:
         return importlib.import_module(f"tracegrad.{name}")
-    home = {"compile": "tracegrad.compiler", "vmap": "tracegrad.func"}.get(name)
-    if home is not None:
-        found = globals()[name] = getattr(importlib.import_module(home), name)
+    if name in _LATE_NAMES:
+        found = globals()[name] = getattr(importlib.import_module(_LATE_NAMES[name]), name)
         return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE_MODULES, *_LATE_NAMES})

@@ -141,9 +141,24 @@ def from_numpy(ndarray: np.ndarray) -> Tensor:
     return make_tensor(np.asarray(ndarray), ndarray)
 
 
-def from_dlpack(ext_tensor: Any) -> Tensor:
-    """A tensor that shares the memory of any object with ``__dlpack__``."""
-    return from_numpy(np.from_dlpack(ext_tensor))
+def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None) -> Tensor:
+    """A tensor that shares the memory of any object with ``__dlpack__``.
+
+    Args:
+        device: accepted if it is the CPU.
+        copy: True for memory of its own; False raises where that is not possible without.
+
+    Raises:
+        BufferError: the memory cannot be shared.
+    """
+    if device is not None:
+        Device(device)
+    array = np.from_dlpack(ext_tensor)
+    if copy or not array.flags.writeable:
+        if copy is False:
+            raise BufferError("the exported memory is read-only: it cannot be a tensor's")
+        array = array.copy()
+    return from_numpy(array)
 
 
 def _filled(
