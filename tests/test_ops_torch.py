@@ -186,6 +186,7 @@ def test_every_public_function_is_in_the_table() -> None:
         methods.SPECIAL,
         methods.NUMERIC,
         methods.REDUCTIONS,
+        methods.ARRANGEMENT,
         methods.SCANNING,
         methods.DISTANCES,
         methods.SHAPING,

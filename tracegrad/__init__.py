@@ -41,6 +41,21 @@ from tracegrad.ir.types import (
     int64,
     uint8,
 )
+from tracegrad.ops.arrangement import (
+    atleast_1d,
+    atleast_2d,
+    atleast_3d,
+    block_diag,
+    cartesian_prod,
+    column_stack,
+    combinations,
+    dstack,
+    row_stack,
+    tril_indices,
+    triu_indices,
+    unravel_index,
+    vander,
+)
 from tracegrad.ops.contraction import chain_matmul, einsum, kron, tensordot
 from tracegrad.ops.conversion import can_cast, get_default_dtype, promote_types, set_default_dtype
 from tracegrad.ops.creation import (
@@ -126,6 +141,7 @@ _functions = {
         _methods.SPECIAL,
         _methods.NUMERIC,
         _methods.REDUCTIONS,
+        _methods.ARRANGEMENT,
         _methods.SCANNING,
         _methods.DISTANCES,
         _methods.SHAPING,

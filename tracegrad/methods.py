@@ -15,6 +15,7 @@ from tracegrad.dispatch import apply
 from tracegrad.ir.op import Op, registered
 from tracegrad.node import late_bound
 from tracegrad.ops import (
+    arrangement,
     contraction,
     conversion,
     creation,
@@ -147,6 +148,7 @@ REDUCTIONS = (
     "sum mean nansum amax amin argmax argmin max min any all count_nonzero cumsum var std logsumexp softmax "
     "log_softmax norm allclose equal nanmean aminmax"
 ).split()
+ARRANGEMENT = "diag_embed diagflat rot90 fliplr flipud repeat_interleave take put".split()
 SCANNING = "prod cumprod logcumsumexp diff".split()
 DISTANCES = "dist renorm".split()
 SHAPING = (
@@ -180,7 +182,7 @@ IN_PLACE = (
     "bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift tril triu cumsum scatter_add "
     "index_add index_put index_fill index_copy masked_scatter addmm lgamma digamma mvlgamma erfinv logit "
     "xlogy sinc i0 sgn fix nan_to_num hypot nextafter gcd lcm copysign ldexp heaviside deg2rad rad2deg "
-    "cumprod renorm addbmm addmv addr baddbmm"
+    "cumprod renorm addbmm addmv addr baddbmm put"
 ).split()
 
 # Those that torch offers as functions as well.
@@ -199,6 +201,7 @@ def attach() -> None:
         (SPECIAL, special),
         (NUMERIC, numeric),
         (REDUCTIONS, reduction),
+        (ARRANGEMENT, arrangement),
         (SCANNING, scanning),
         (DISTANCES, distances),
         (SHAPING, shaping),
@@ -240,6 +243,8 @@ def attach() -> None:
         "__invert__": ew.bitwise_not,
         "__pos__": numeric.positive,
         "kron": contraction.kron,
+        "half": conversion.half,
+        "bfloat16": conversion.bfloat16,
         "sum_to_size": reduction.sum_to_size,
         "polygamma": special.polygamma_of,
         "polygamma_": special.polygamma_,

@@ -30,7 +30,7 @@ ALIASES = {
     "less_equal": "le", "multiply": "mul", "negative": "neg", "not_equal": "ne", "rsub": "sub", "square": "pow",
     "subtract": "sub", "take_along_dim": "gather", "tile": "repeat", "true_divide": "div", "vstack": "cat",
     "mv": "matmul", "dot": "matmul", "split_with_sizes": "split", "nonzero_numpy": "nonzero",
-    "fix": "trunc", "trapz": "trapezoid",
+    "fix": "trunc", "trapz": "trapezoid", "row_stack": "cat",
     "gammaln": "lgamma", "psi": "digamma", "multigammaln": "mvlgamma", "expit": "sigmoid",
 }  # fmt: skip
 # Of views, and of what only copies, a profile shows our ops.
@@ -70,7 +70,7 @@ def test_names_of_operations(c: Case) -> None:
     if c.name in VIEWS or (c.name in COPIES and arrays[0].dtype.kind == "i"):
         assert set(mine) <= OWN_OPS
         return
-    if c.name in ("matmul", "inner", "vstack"):
+    if c.name in ("matmul", "inner", "vstack", "row_stack"):
         mine = [name for name in mine if name not in OWN_OPS]
     names = [canonical(name) for name in mine]
     if KEYWORDS & c.kwargs.keys():

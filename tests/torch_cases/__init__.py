@@ -8,7 +8,16 @@ most in tiers.py. Used by test_ops_torch.py, autograd/, func/ and coverage_repor
 
 from __future__ import annotations
 
-from . import contraction, convolutions, creation, functions, scanning, special, windows
+from . import (
+    arrangement,
+    contraction,
+    convolutions,
+    creation,
+    functions,
+    scanning,
+    special,
+    windows,
+)
 from .calls import Call, Case, X, draw, flat_outputs, forms, operands_of, prepare
 from .creation import RANDOM
 
@@ -17,6 +26,7 @@ CASES = [
     *special.CASES,
     *scanning.CASES,
     *contraction.CASES,
+    *arrangement.CASES,
     *convolutions.CASES,
     *windows.CASES,
 ]

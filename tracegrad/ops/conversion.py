@@ -74,6 +74,21 @@ long = _converter("long", int64)
 short = _converter("short", int16)
 char = _converter("char", int8)
 byte = _converter("byte", uint8)
+
+
+def _refused(name: str, dtype: str) -> Any:
+    def function(input: Tensor, memory_format: Any = None) -> Tensor:
+        raise NotImplementedError(
+            f"Tensor.{name}(): the dtype {dtype} is not supported.\nUse float32 or float64."
+        )
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"There is no dtype {dtype}. Raises NotImplementedError."
+    return function
+
+
+half = _refused("half", "torch.float16")
+bfloat16 = _refused("bfloat16", "torch.bfloat16")
 bool_method = _converter("bool", bool_)
 
 

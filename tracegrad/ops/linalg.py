@@ -175,7 +175,7 @@ def _plus_product(input: Tensor, product: Tensor, beta: Any, alpha: Any) -> Tens
     shape = product._data.shape
     start = input if input._data.shape == shape else expand(input, shape)
     if beta == 0:
-        start = ew.where(make_tensor(np.zeros(shape, bool), input), start, 0)
+        start = ew.where(make_tensor(np.zeros(shape, bool), None), start, 0)
     elif beta != 1:
         start = ew.mul(start, beta)
     return ew.add(start, product if alpha == 1 else ew.mul(product, alpha))

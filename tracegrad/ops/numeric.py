@@ -63,7 +63,7 @@ def _exceptional(name: str, value: float) -> Any:
     def function(input: Tensor) -> Tensor:
         require_tensors(name, input=(1, input))
         if not input.is_floating_point():
-            return make_tensor(np.zeros(input.shape, bool), input)
+            return make_tensor(np.zeros(input.shape, bool), None)
         return ew.eq(input, value)
 
     function.__name__ = function.__qualname__ = name
@@ -79,7 +79,7 @@ isneginf = _exceptional("isneginf", -math.inf)
 def isreal(input: Tensor) -> Tensor:
     """True everywhere: there are no complex numbers."""
     require_tensors("isreal", input=(1, input))
-    return make_tensor(np.ones(input.shape, bool), input)
+    return make_tensor(np.ones(input.shape, bool), None)
 
 
 @composite("NanToNumBackward0")
@@ -114,7 +114,7 @@ def fill(input: Tensor, value: Any) -> Tensor:
         name = "FillBackward1"
     else:
         name = "FillBackward0"
-    everywhere = make_tensor(np.ones(input.shape, bool), input)
+    everywhere = make_tensor(np.ones(input.shape, bool), None)
     filled = to_dtype(as_tensor_operand(value, input), input.dtype)
     return shown_as(ew.where(everywhere, filled, input), name, input, value)
 

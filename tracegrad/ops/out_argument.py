@@ -121,11 +121,19 @@ _RULES = (
     (CASTING, "var std logsumexp normal diff kron addr"),
     (NARROWED, "narrow_copy"),
     (EXTREMUM, "amax amin aminmax"),
+    (
+        SAME._replace(
+            words="take(): self and out expected to have the same dtype, but got self.dtype = {result} and "
+            "out.dtype = {out}",
+            overlap=Overlap.NONE,
+        ),
+        "take",
+    ),
     (SAME._replace(words="expected scalar_type {result} but found {out}"), "logcumsumexp"),
     (ADDING, "sum cumsum prod cumprod"),
     (AVERAGING, "mean nansum nanmean"),
     (TRUTH, "any all"),
-    (JOINING, "cat concat concatenate stack hstack vstack"),
+    (JOINING, "cat concat concatenate stack hstack vstack row_stack column_stack dstack"),
     (GATHERING, "gather take_along_dim scatter_add index_add index_copy nonzero"),
     (SELECTING, "index_select masked_select"),
     (INNER, "dot vdot"),
