@@ -34,6 +34,7 @@ from tracegrad.ops import (
     elementwise as ew,
 )
 from tracegrad.ops.arguments import as_tensor_operand, is_number
+from tracegrad.ops.in_place_forms import in_place, in_place_binary
 from tracegrad.tensor import Tensor
 from tracegrad.views import storage_offset
 
@@ -249,16 +250,16 @@ def attach() -> None:
         "polygamma": special.polygamma_of,
         "polygamma_": special.polygamma_,
         "float_power_": numeric.float_power_,
-        "add_": ew.in_place_binary(registered("add"), ew.add),
-        "sub_": ew.in_place_binary(registered("sub"), ew.sub),
-        "subtract_": ew.in_place_binary(registered("sub"), ew.sub),
-        "mul_": ew.in_place_binary(registered("mul"), ew.mul),
-        "multiply_": ew.in_place_binary(registered("mul"), ew.mul),
+        "add_": in_place_binary(registered("add"), ew.add),
+        "sub_": in_place_binary(registered("sub"), ew.sub),
+        "subtract_": in_place_binary(registered("sub"), ew.sub),
+        "mul_": in_place_binary(registered("mul"), ew.mul),
+        "multiply_": in_place_binary(registered("mul"), ew.mul),
     }
     for name, member in members.items():
         setattr(Tensor, name, member)
     for name in IN_PLACE:
-        setattr(Tensor, name + "_", ew.in_place(getattr(Tensor, name)))
+        setattr(Tensor, name + "_", in_place(getattr(Tensor, name)))
     for name, function in OPERATORS.items():
         setattr(Tensor, f"__{name}__", _operator(function, _PLAIN.get(name)))
         reflected = REFLECTED.get(name)
@@ -267,12 +268,12 @@ def attach() -> None:
     setattr(Tensor, "__rdiv__", getattr(Tensor, "__rtruediv__"))  # noqa: B009, B010
     for name, function in COMPARISONS.items():
         setattr(Tensor, f"__{name}__", _operator(function, _PLAIN.get(name)))
-    in_place = {
+    augmented = {
         "add": "add_", "sub": "sub_", "mul": "mul_", "truediv": "div_", "floordiv": "floor_divide_",
         "mod": "remainder_", "pow": "pow_", "and": "bitwise_and_", "or": "bitwise_or_", "xor": "bitwise_xor_",
         "lshift": "bitwise_left_shift_", "rshift": "bitwise_right_shift_",
     }  # fmt: skip
-    for name, method in in_place.items():
+    for name, method in augmented.items():
         setattr(Tensor, f"__i{name}__", getattr(Tensor, method))
 
 

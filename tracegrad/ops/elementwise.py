@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tracegrad import lean
 from tracegrad.dispatch import apply, composite, shown_as
-from tracegrad.inplace import apply_in_place, check_in_place, check_stored, former, store
-from tracegrad.ir.op import Op, registered
+from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType, bool_
 from tracegrad.ops.arguments import (
     as_tensor_operand,
@@ -212,7 +210,8 @@ _true_divide = _binary("true_divide", "div", true_float=True)
 true_divide = _true_divide
 
 
-def _scaled(other: Any, alpha: Any) -> Any:
+def scaled(other: Any, alpha: Any) -> Any:
+    """``other * alpha``."""
     return other if alpha == 1 else (other * alpha)
 
 
@@ -220,10 +219,11 @@ def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """``input + alpha * other``, as ``torch.add``."""
     if alpha == 1:
         return _add(input, other)
-    return shown_as(_add(input, _scaled(other, alpha)), "AddBackward0", input, other)
+    return shown_as(_add(input, scaled(other, alpha)), "AddBackward0", input, other)
 
 
-def _check_sub(input: Any, other: Any) -> None:
+def check_sub(input: Any, other: Any) -> None:
+    """Raise torch's error for a subtraction with a bool operand."""
     bools = [
         x._data.dtype.kind == "b" if isinstance(x, Tensor) else isinstance(x, bool)
         for x in (input, other)
@@ -246,10 +246,10 @@ def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     Raises:
         RuntimeError: an operand is bool.
     """
-    _check_sub(input, other)
+    check_sub(input, other)
     if alpha == 1:
         return _sub(input, other)
-    return shown_as(_sub(input, _scaled(other, alpha)), "SubBackward0", input, other)
+    return shown_as(_sub(input, scaled(other, alpha)), "SubBackward0", input, other)
 
 
 subtract = sub
@@ -258,7 +258,7 @@ subtract = sub
 def rsub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """``other - alpha * input``."""
     name = "RsubBackward0" if isinstance(other, Tensor) else "RsubBackward1"
-    return shown_as(sub(other, _scaled(input, alpha)), name, input, other)
+    return shown_as(sub(other, scaled(input, alpha)), name, input, other)
 
 
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
@@ -475,13 +475,13 @@ def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
 @composite("AddcmulBackward0")
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
     """``input + value * tensor1 * tensor2``."""
-    return add(input, _scaled(mul(tensor1, tensor2), value))
+    return add(input, scaled(mul(tensor1, tensor2), value))
 
 
 @composite("AddcdivBackward0")
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
     """``input + value * tensor1 / tensor2``."""
-    return add(input, _scaled(div(tensor1, tensor2), value))
+    return add(input, scaled(div(tensor1, tensor2), value))
 
 
 @reported("aten::masked_fill")
@@ -510,63 +510,6 @@ def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
 
 
 _clone = registered("copy")
-
-
-def in_place(function: Callable[..., Tensor], *, fill: bool = False) -> Callable[..., Tensor]:
-    """The in-place form of a function: computes, then overwrites the first argument.
-
-    Args:
-        fill: torch has it on tensors that show one element several times, too.
-    """
-
-    @reported(f"aten::{function.__name__}_")
-    @functools.wraps(function)
-    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        given = (self, *args, *kwargs.values())
-        check_in_place(self, given, fill=fill)
-        operands = former(self, given)
-        count = len(args) + 1
-        try:
-            named = dict(zip(kwargs, operands[count:], strict=True))
-            value = function(*operands[:count], **named)
-        except NotImplementedError:
-            _check_fit(self, args)
-            raise
-        return store(self, value)
-
-    method.__name__ = method.__qualname__ = function.__name__ + "_"
-    method.__doc__ = f"In-place form of ``{function.__name__}``. Returns the tensor itself."
-    return method
-
-
-def _check_fit(x: Tensor, others: Sequence[Any]) -> None:
-    """Raise torch's error if what is computed from x and others fits into x neither by shape nor by dtype.
-
-    torch looks at that before it looks for a kernel.
-    """
-    shapes = [y._data.shape for y in others if isinstance(y, Tensor)]
-    shape = np.broadcast_shapes(x._data.shape, *shapes)
-    check_stored(x, shape, result_dtype(x, *others))
-
-
-def in_place_binary(op: Op, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The in-place form of a binary arithmetic op; writes straight into the storage where it can."""
-
-    @functools.wraps(function)
-    def method(self: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
-        if function is sub:
-            _check_sub(self, other)
-        if alpha != 1:
-            other = _scaled(other, alpha)
-        x, y = common_operands(self, other)
-        if x is not self:
-            check_in_place(self, (other,))
-            return store(self, apply(op, former(self, (x, y))))
-        return apply_in_place(op, self, (x, y))
-
-    method.__name__ = method.__qualname__ = function.__name__ + "_"
-    method.__doc__ = f"In-place form of ``{function.__name__}``. Returns the tensor itself."
-    return method
 
 
 def result_type(a: Any, b: Any) -> DType:

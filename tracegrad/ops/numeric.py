@@ -18,7 +18,8 @@ from tracegrad.ops.arguments import (
     require_tensors,
     to_dtype,
 )
-from tracegrad.ops.elementwise import in_place, refuse_dtype
+from tracegrad.ops.elementwise import refuse_dtype
+from tracegrad.ops.in_place_forms import in_place
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, make_tensor
 

@@ -14,7 +14,8 @@ from tracegrad.ir.op import registered
 from tracegrad.node import name_of_op
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import common_operands, floating, is_number, require_tensors
-from tracegrad.ops.elementwise import in_place, refuse_dtype, unary
+from tracegrad.ops.elementwise import refuse_dtype, unary
+from tracegrad.ops.in_place_forms import in_place
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor
 
