@@ -1,4 +1,4 @@
-"""What the table of calls cannot hold: functions that torch has no (right) gradient, event or tensor argument for."""
+"""Calls that the table cannot hold: errors, compiled functions, and what torch has no (right) gradient or event for."""
 
 from __future__ import annotations
 
