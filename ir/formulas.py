@@ -244,16 +244,14 @@ def _zeta(s: Any, order: int, x: Any) -> Any:
         term = whole_power(s, s.add(x, s.like(k, x)), -order)
         total = term if total is None else s.add(total, term)
     end = s.add(x, s.like(_TERMS, x))
-    power = whole_power(s, end, -order)
     inverse = s.div(s.like(1, x), end)
-    square = s.mul(inverse, inverse)
     series, factor = [], float(order)
     for k, coefficient in enumerate(_SUMMATION):
         series.append(coefficient * factor)
         factor *= (order + 2 * k + 1) * (order + 2 * k + 2)
-    rest = s.mul(inverse, polynomial(s, square, series))
-    rest = s.add(rest, s.add(s.mul(end, s.like(1 / (order - 1), x)), s.like(0.5, x)))
-    return s.add(total, s.mul(power, rest))
+    rest = s.mul(inverse, polynomial(s, s.mul(inverse, inverse), series))
+    rest = s.fma(inverse, s.add(rest, s.like(0.5, x)), s.like(1 / (order - 1), x))
+    return s.add(total, s.mul(whole_power(s, end, 1 - order), rest))
 
 
 def _cotangent_derivative(order: int) -> list[int]:

@@ -214,7 +214,7 @@ fmin.__doc__ = "The minimum of two tensors; of a number and NaN the number."
 
 @reported("aten::heaviside")
 def heaviside(input: Tensor, values: Tensor) -> Tensor:
-    """0 where `input` is negative, `values` where it is 0, else 1. It has no derivative, as in torch.
+    """1 where `input` is positive, `values` where it is 0, else 0. It has no derivative, as in torch.
 
     Raises:
         RuntimeError: the dtypes differ.
@@ -222,7 +222,7 @@ def heaviside(input: Tensor, values: Tensor) -> Tensor:
     require_tensors("heaviside", input=(1, input), values=(2, values))
     if input.dtype is not values.dtype:
         raise RuntimeError("heaviside is not yet implemented for tensors with different dtypes.")
-    step = to_dtype(ew.logical_not(ew.lt(input, 0)), input.dtype)
+    step = to_dtype(ew.gt(input, 0), input.dtype)
     return ew.where(ew.eq(input, 0), values, step).detach()
 
 
