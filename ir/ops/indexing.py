@@ -19,14 +19,14 @@ from .arithmetic import zeros
 from .samples import FLOATS, Sample, draw
 
 
-def _check_bounds(index: np.ndarray, extent: int, axis: int) -> None:
+def check_bounds(index: np.ndarray, extent: int, axis: int) -> None:
     if index.size and (index.min() < 0 or index.max() >= extent):
         wrong = int(index.min() if index.min() < 0 else index.max())
         raise IndexError(f"index {wrong} is out of bounds for dimension {axis} with size {extent}")
 
 
 def _evaluate_gather(x: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
-    _check_bounds(index, x.shape[axis], axis)
+    check_bounds(index, x.shape[axis], axis)
     return x[_along(index, axis)]
 
 
@@ -40,7 +40,7 @@ def _along(index: np.ndarray, axis: int) -> tuple[Any, ...]:
 def _evaluate_scatter_add(
     x: np.ndarray, index: np.ndarray, src: np.ndarray, axis: int
 ) -> np.ndarray:
-    _check_bounds(index, x.shape[axis], axis)
+    check_bounds(index, x.shape[axis], axis)
     result = np.array(x)
     np.add.at(result, _along(index, axis), src)
     return result
@@ -109,7 +109,7 @@ def taken_shape(x: Shape, index: Shape, axis: int) -> Shape:
 
 
 def _evaluate_take(x: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
-    _check_bounds(index, x.shape[axis], axis)
+    check_bounds(index, x.shape[axis], axis)
     return np.take(x, index, axis=axis)
 
 
@@ -119,7 +119,7 @@ def _lead(axis: int) -> Any:
 
 
 def _evaluate_index_add(x: np.ndarray, index: np.ndarray, src: np.ndarray, axis: int) -> np.ndarray:
-    _check_bounds(index, x.shape[axis], axis)
+    check_bounds(index, x.shape[axis], axis)
     result = np.array(x)
     np.add.at(result, (*_lead(axis), index), src)
     return result
@@ -128,7 +128,7 @@ def _evaluate_index_add(x: np.ndarray, index: np.ndarray, src: np.ndarray, axis:
 def _evaluate_index_copy(
     x: np.ndarray, index: np.ndarray, src: np.ndarray, axis: int
 ) -> np.ndarray:
-    _check_bounds(index, x.shape[axis], axis)
+    check_bounds(index, x.shape[axis], axis)
     result = np.array(x)
     # One position at a time where positions repeat, so that the last one wins, as in native code.
     if np.unique(index).size == index.size:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import warnings
 
-from tracegrad.dispatch import composite
+from tracegrad.dispatch import apply, composite
+from tracegrad.ir.op import registered
 from tracegrad.ir.types import int64, uint8
 from tracegrad.nn.activation_functions import log1p_exp
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops import reduction as reductions
 from tracegrad.ops.arguments import to_dtype
-from tracegrad.ops.indexing import gather, index_select
+from tracegrad.ops.indexing import index_select
 from tracegrad.ops.reduction import sum as sum_
-from tracegrad.ops.shaping import broadcast_tensors, reshape, unsqueeze
+from tracegrad.ops.shaping import broadcast_tensors, reshape
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, plainest
+
+_nll_op = registered("nll_loss")
 
 
 def legacy_reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
@@ -369,28 +372,26 @@ def _pick_class(
 def _nll(
     input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
 ) -> Tensor:
-    axis = _class_axis(input)
     classes = to_dtype(target, int64)
     if input.dim() == 1:
-        classes = reshape(classes, ())
+        losses = _nll(
+            reshape(input, (1, -1)), reshape(classes, (1,)), weight, ignore_index, reduction
+        )
+        return reshape(losses, target.shape) if reduction == "none" else losses
+    attrs = {"ignore": ignore_index, "reduction": reduction if weight is None else "none"}
+    losses = apply(_nll_op, (input, classes), attrs)
+    if weight is None:
+        return losses
     ignored = ew.eq(classes, ignore_index)
     safe = ew.where(ignored, 0, classes)
-    picked = reshape(gather(input, axis, unsqueeze(safe, axis)), classes.shape)
-    losses = ew.neg(picked)
-    counted = None
-    if weight is not None:
-        weights = reshape(index_select(weight, 0, reshape(safe, -1)), classes.shape)
-        counted = ew.where(ignored, 0, weights)
-        losses = ew.mul(losses, weights)
-    losses = ew.where(ignored, 0, losses)
+    weights = reshape(index_select(weight, 0, reshape(safe, -1)), classes.shape)
+    losses = ew.mul(losses, weights)
     if reduction == "none":
-        return losses if losses.shape == target.shape else reshape(losses, target.shape)
+        return losses
     total = sum_(losses)
     if reduction == "sum":
         return total
-    if counted is None:
-        counted = to_dtype(ew.logical_not(ignored), input.dtype)
-    return ew.div(total, sum_(counted))
+    return ew.div(total, sum_(ew.where(ignored, 0, weights)))
 
 
 _nll_loss = composite("NllLossBackward0")(_nll)

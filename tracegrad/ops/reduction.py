@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tracegrad.dispatch import apply, composite, shown_as
-from tracegrad.ir.op import registered
+from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import DType, bool_, int64
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import (
@@ -31,6 +31,8 @@ _max = registered("max")
 _min = registered("min")
 _gather = registered("gather")
 _reshape = registered("reshape")
+_softmax = registered("softmax")
+_log_softmax = registered("log_softmax")
 
 
 class ValuesIndices(NamedTuple):
@@ -399,28 +401,24 @@ def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
     return _dropped(x, total, axes, keepdim)
 
 
-@composite("SoftmaxBackward0")
 def softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """exp(x) / sum(exp(x)) along `dim`, without overflow."""
-    target: DType | None = resolve_dtype(dtype)
-    x = floating(input) if target is None else to_dtype(input, target)
-    axis = canonical_dim(dim, x._data.ndim)
-    if x._data.ndim == 0:
-        return ew.exp(ew.sub(x, x))
-    powers = ew.exp(ew.sub(x, amax(x, axis, True).detach()))
-    return ew.div(powers, sum(powers, axis, True))
+    return _along(_softmax, "SoftmaxBackward0", input, dim, dtype)
 
 
-@composite("LogSoftmaxBackward0")
 def log_softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """log(softmax(x)) along `dim`, computed stably."""
+    return _along(_log_softmax, "LogSoftmaxBackward0", input, dim, dtype)
+
+
+def _along(op: Op, name: str, input: Tensor, dim: int, dtype: Any) -> Tensor:
     target: DType | None = resolve_dtype(dtype)
     x = floating(input) if target is None else to_dtype(input, target)
     axis = canonical_dim(dim, x._data.ndim)
     if x._data.ndim == 0:
-        return ew.sub(x, x)
-    shifted = ew.sub(x, amax(x, axis, True).detach())
-    return ew.sub(shifted, ew.log(sum(ew.exp(shifted), axis, True)))
+        result = reshape(apply(op, (reshape(x, (1,)),), {"axis": 0}), ())
+        return shown_as(result, name, x) if result._requires_grad else result
+    return apply(op, (x,), {"axis": axis})
 
 
 def _norm_of_number(p: Any) -> float:
