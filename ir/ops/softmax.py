@@ -98,6 +98,11 @@ log_softmax: Op = primitive(
 
 def _chosen(classes: np.ndarray, count: int, ignore: int) -> tuple[np.ndarray | None, np.ndarray]:
     """Which rows count (None: all), and a class for each row that may be looked up."""
+    if not 0 <= ignore < count and classes.size and _largest(classes.view(np.uint64), None) < count:
+        return (
+            None,
+            classes,
+        )  # As unsigned numbers negative ones are out of bounds as well: one look for all.
     kept = classes != ignore
     if kept.all():
         check_bounds(classes, count, 1)

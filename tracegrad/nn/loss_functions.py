@@ -20,6 +20,7 @@ from tracegrad.ops.shaping import broadcast_tensors, reshape
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, plainest
 
+_log_softmax_op = registered("log_softmax")
 _nll_op = registered("nll_loss")
 
 
@@ -324,6 +325,18 @@ def nll_loss(
     return _pick_class(input, target, weight, ignore_index, reduction)
 
 
+def _is_plain_choice(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
+    """Whether these are floating scores [N, C] and int64 classes [N]: the frequent case, with nothing to check."""
+    x, classes = input._data, target._data
+    return (
+        weight is None
+        and x.ndim == 2
+        and x.dtype.kind == "f"
+        and classes.shape == x.shape[:1]
+        and target.dtype is int64
+    )
+
+
 def _check_classes(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
     ndim = input.dim()
     if not ndim:
@@ -361,7 +374,9 @@ def _class_axis(input: Tensor) -> int:
 def _pick_class(
     input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
 ) -> Tensor:
-    pick = _nll_loss if input.dim() <= 2 else _nll_loss_2d
+    # For two dimensions the record of the op is torch's already.
+    plain = weight is None and input._data.ndim == 2
+    pick = _nll if plain else _nll_loss if input.dim() <= 2 else _nll_loss_2d
     try:
         return pick(input, target, weight, ignore_index, reduction)
     except IndexError as error:
@@ -372,8 +387,8 @@ def _pick_class(
 def _nll(
     input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
 ) -> Tensor:
-    classes = to_dtype(target, int64)
-    if input.dim() == 1:
+    classes = target if target.dtype is int64 else to_dtype(target, int64)
+    if input._data.ndim == 1:
         losses = _nll(
             reshape(input, (1, -1)), reshape(classes, (1,)), weight, ignore_index, reduction
         )
@@ -423,6 +438,9 @@ def cross_entropy(
         IndexError: a class number is out of range.
     """
     reduction = legacy_reduction(size_average, reduce, reduction)
+    if label_smoothing == 0 and _is_plain_choice(input, target, weight):
+        logs = apply(_log_softmax_op, (input,), {"axis": 1})
+        return _pick_class(logs, target, None, ignore_index, reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing:g}")
     if (
