@@ -41,7 +41,7 @@ def test_rules_name_what_they_read() -> None:
         ("add", (True, True), (False, (False, False))),
         ("exp", (True,), (True, (False,))),
         ("sin", (True,), (False, (True,))),
-        ("div", (False, True), (True, (False, True))),
+        ("div", (False, True), (False, (True, True))),
         ("sum", (True,), (False, (False,))),
         ("matmul", (True, False), (False, (False, True))),
         ("concat", (True, True), (False, (False, False))),
