@@ -128,3 +128,48 @@ def test_compiled_as_eager(what: str, rng: np.random.Generator) -> None:
             a, b = a.detach().numpy(), b.detach().numpy()
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * abs(b).max())
     assert (compiled.stats.native, compiled.stats.interpreted) == (1, 0), compiled.explain()
+
+
+# Modules that cannot be made, and calls that they refuse.
+MODULES = """
+nn.Conv2d(3, 4, 3, padding='same', stride=2)
+nn.Conv2d(3, 4, 3, groups=2)
+nn.Conv2d(4, 3, 3, groups=2)
+nn.Conv2d(4, 4, 3, groups=0)
+nn.Conv2d(4, 4, 3, padding='foo')
+nn.ConvTranspose2d(4, 4, 3, padding_mode='reflect')
+nn.Conv2d(3, 4, 3)(x)
+nn.ConvTranspose2d(4, 4, 3)(x, output_size=(8, 8))
+nn.ConvTranspose2d(4, 4, 3, stride=2)(x, output_size=(12,))
+nn.ConvTranspose2d(4, 4, 3, stride=2)(x, output_size=(13, 12))
+""".strip().splitlines()
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("text", MODULES)
+def test_errors_of_modules_are_torchs(text: str, both_raise: Any) -> None:
+    start = 30 if "'foo'" in text else None  # The words stand in a set, in any order.
+    both_raise(lambda lib, x: eval(text, {"nn": lib.nn, "x": x}), X, start=start)
+
+
+@pytest.mark.peers
+def test_output_size(torch: Any, same_module: Any) -> None:
+    ours, theirs = (lib.nn.ConvTranspose2d(4, 3, 3, stride=2) for lib in (tg, torch))
+    same_module(ours, theirs)
+    for size in ((11, 11), (12, 11), (2, 3, 12, 12)):
+        a, b = ours(tg.tensor(X), output_size=size), theirs(torch.tensor(X), output_size=size)
+        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [tg.nn.Conv2d, tg.nn.ConvTranspose2d])
+def test_beginning(make: Any) -> None:
+    """Uniform in +-1/sqrt(fan in), weight and bias."""
+    tg.manual_seed(3)
+    layer = make(36, 40, 5, groups=4)
+    fan_in = layer.weight[0].numel()
+    for p in layer.parameters():
+        values = p.detach().numpy() * np.sqrt(fan_in)
+        assert abs(values).max() <= 1
+        assert values.std() == pytest.approx(1 / np.sqrt(3), rel=0.3)
+    assert abs(layer.weight.detach().numpy()).max() * np.sqrt(fan_in) > 0.99
+    assert make(2, 2, 3, dtype=tg.float64).bias.dtype is tg.float64

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from window_layers import WINDOW_LAYERS
 
 import tracegrad as tg
 from tracegrad import nn
@@ -59,6 +60,7 @@ LAYERS: dict[str, tuple[int, ...]] = {
         3,
     ),
 }
+LAYERS |= WINDOW_LAYERS
 TABLES = [
     "Embedding(4, 3)",
     "Embedding(4, 3, padding_idx=-1)",

@@ -107,7 +107,9 @@ def overload_exists(c: Case) -> bool:
     return callable(find(torch, c.name)) and run(torch, c, exact)[0] != "TypeError"
 
 
-WITH_OUT = [c for c in CASES if overload_exists(c)]
+# torch writes past the end of memory where `out` has gaps or shows one element several times.
+UNSAFE = {"nn.functional.avg_pool3d"}
+WITH_OUT = [c for c in CASES if overload_exists(c) and c.name not in UNSAFE]
 
 
 # Where torch accepts what we refuse. Into memory that shows one element several times some of its functions write

@@ -3,6 +3,7 @@
 import tracegrad.nn.functional as F
 """
 
+from tracegrad.nn import pooling_functions
 from tracegrad.nn.activation_functions import (
     elu,
     gelu,
@@ -64,8 +65,6 @@ from tracegrad.nn.loss_functions import (
 from tracegrad.nn.padding_functions import pad
 from tracegrad.nn.pooling_functions import (
     avg_pool1d,
-    avg_pool2d,
-    avg_pool3d,
     lp_pool1d,
     lp_pool2d,
     lp_pool3d,
@@ -80,6 +79,10 @@ from tracegrad.nn.resampling_functions import (
     pixel_unshuffle,
     upsample,
 )
+from tracegrad.ops.out_argument import OUT, with_out
+
+avg_pool2d = with_out(pooling_functions.avg_pool2d, OUT["avg_pool2d"])
+avg_pool3d = with_out(pooling_functions.avg_pool3d, OUT["avg_pool3d"])
 
 __all__ = [
     "adaptive_avg_pool1d",

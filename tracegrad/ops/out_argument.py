@@ -116,7 +116,7 @@ _RULES = (
     (
         SAME,
         "max min argmax argmin softmax log_softmax norm matmul mm bmm mv addmm addbmm baddbmm addmv inner "
-        "tril triu diag renorm tensordot cross slice_scatter",
+        "tril triu diag renorm tensordot cross slice_scatter avg_pool2d avg_pool3d",
     ),
     (CASTING, "var std logsumexp normal diff kron addr"),
     (NARROWED, "narrow_copy"),
