@@ -21,6 +21,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +33,14 @@ from .types import Shape, TensorType, broadcast_shapes, dtype_of, type_of
 Kind = Literal["pointwise", "linear", "bilinear", "primitive", "nullary"]
 OUT = -1
 """Index of the op's result among the values that a rule reads; operands are 0, 1, ..."""
+
+
+def _parameters(function: Callable[..., Any]) -> Sequence[str]:
+    """The names of a function's parameters. All rules are read at import, so not by `inspect` where avoidable."""
+    if function.__class__ is FunctionType:
+        code = function.__code__
+        return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return list(inspect.signature(function).parameters)
 
 
 class Rule:
@@ -57,7 +66,7 @@ class Rule:
         self.function = function
         self.takes_ct = False
         reads, types, attrs = [], [], []
-        for position, name in enumerate(inspect.signature(function).parameters):
+        for position, name in enumerate(_parameters(function)):
             if name == "ct" and position == 0:
                 self.takes_ct = True
             elif name == "out":
