@@ -431,7 +431,7 @@ def gradient(t: Any) -> Any:
     g = t.grad
     if g is None:
         return None
-    laid_out = layout(g) if t.is_leaf and not g.requires_grad else None
+    laid_out = layout(g) if attempt(lambda: t.is_leaf) is True and not g.requires_grad else None
     return g.detach().numpy(), laid_out, g.requires_grad
 
 
