@@ -1,7 +1,8 @@
 """The instructions of a loop kernel, built on demand from the nodes that its sinks need.
 
 Start reading at :meth:`BodyBuilder.value`. Pointwise nodes are inlined, movement nodes become index
-arithmetic, everything that is stored already becomes a load. Equal instructions are one.
+arithmetic, placements the operand that they are made of at this place; everything that is stored
+already becomes a load. Equal instructions are one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..ir.graph import Node
-from ..ir.lowering import Generated, Movement, Reduce
+from ..ir.lowering import Generated, Movement, Placement, Reduce
 from ..ir.types import Shape, int64
 from .index import Affine, Coordinates, linearize, row_major_strides
 from .kernel import (
@@ -23,6 +24,7 @@ from .kernel import (
     MultiplyAdd,
     Position,
 )
+from .placement import find_source
 
 
 class BodyBuilder:
@@ -118,6 +120,9 @@ class BodyBuilder:
             return [(x, self._flat(node, x, index))]
         if isinstance(lower, Reduce):  # Along axes of extent 1 only.
             return [(node.inputs[0], self._unreduced(node, index))]
+        if isinstance(lower, Placement):
+            found = find_source(node, index, self.kernel.extents)
+            return [] if found is None else [(found[0], canonical(found[1], found[0].shape))]
         if isinstance(lower, Generated):
             return [(x, (0,) * x.ndim) for x in node.inputs]
         if node.op.name in ("gather", "take"):
@@ -161,6 +166,9 @@ class BodyBuilder:
         lower = node.op.lower
         if isinstance(lower, (Movement, Reduce)):
             return operands[0]
+        if isinstance(lower, Placement):
+            background = Constant(node.dtype, node.attrs.get("value", 0))
+            return operands[0] if operands else self.add(background)
         if isinstance(lower, Generated):
             position = self.add(Position(int64, self._offset(index, node.shape)))
             return self.add(Apply(node.dtype, node, (position, *operands)))

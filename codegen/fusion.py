@@ -7,6 +7,9 @@ the stored nodes of one level and one iteration space: a node reads nodes of its
 registers, at its own point of the iteration space, and everything else from memory, written at a
 lower level. So there can be no cycle between kernels, and no search for one.
 
+Placements (``slice_update``, ``pad``, ``concat``) are inlined as well where they can be: the iteration
+space is cut along their faces, see :mod:`.placement`, and what is cut elsewhere is another space.
+
 Nothing here is more than linear in the number of nodes and edges.
 """
 
@@ -24,9 +27,23 @@ from .elementary import ELEMENTARY
 from .engine import Host
 from .index import Affine, identity_index, linearize, squeezed
 from .kernel import Constant
+from .placement import (
+    Cuts,
+    boxes,
+    broadcast,
+    count_regions,
+    faces,
+    is_dense,
+    moved,
+    placed,
+    united,
+)
 
 # Nodes of one kernel, at most: LLVM's time grows faster than the size of a basic block.
 _BODY_LIMIT = 400
+
+# Regions that an iteration space is cut into, at most: each is a kernel to be compiled.
+_REGION_LIMIT = 9
 
 # A node that several kernels need is stored if computing it anew costs more than this many
 # additions.
@@ -46,7 +63,8 @@ _SCATTERS = frozenset(["scatter_add", "index_add", "index_copy"])
 _EXTREMA = frozenset(["argmax", "argmin"])
 DIVISIONS = frozenset(["floor_div", "remainder", "fmod"])
 
-# What becomes of a node. The first two have no kernel, the next five can be inlined.
+# What becomes of a node. The first two have no kernel, the next five can be inlined, and so can be
+# placements.
 LEAF, CONSTANT, POINTWISE, MOVEMENT, ALIAS, GENERATED, INDEXED = range(7)
 REDUCE, PLACEMENT, MATMUL, SCATTER, SCAN, PYTHON = range(7, 13)
 
@@ -58,6 +76,8 @@ class Analysis:
         order: the nodes that the outputs depend on, in graph order.
         kinds: what becomes of each node and input.
         stored: the nodes that get memory.
+        cuts: per node whose iteration space is cut where. A placement that is not among them is
+            stored box by box, over its background.
         level: per stored node the level of the kernel that completes it.
         same, other: per inlined node the lowest level of a kernel that can compute it, in the
             node's own iteration space and in another one.
@@ -85,9 +105,12 @@ class Analysis:
         self.box_levels: dict[Node, list[int]] = {}
         self._cost: dict[Node, int] = {}
         self.stored: set[Node] = set()
+        self.cuts: dict[Node, Cuts] = {}
         self._store_what_must_be()
+        self._cut()
         self._assign_levels()
         if self._store_what_pays():
+            self._cut()
             self._assign_levels()
 
     # What each node is.
@@ -217,11 +240,14 @@ class Analysis:
         for output in self.program.graph.outputs:
             if self.kinds[output] > CONSTANT:
                 self.stored.add(output)
+        for node in self.order:
+            kind = self.kinds[node]
+            if kind >= REDUCE and kind != PLACEMENT and self.constant(node) is None:
+                self.stored.add(node)
+        self._cut()
         flat = self._flat_nodes()
         for node in self.order:
             kind = self.kinds[node]
-            if kind >= REDUCE and self.constant(node) is None:
-                self.stored.add(node)
             if kind in (INDEXED, PYTHON):
                 for x in node.inputs[: 1 if kind == INDEXED else None]:
                     if self.kinds[x] != LEAF:
@@ -244,7 +270,11 @@ class Analysis:
         flat = set(self.program.graph.inputs)
         for node in self.order:
             kind = self.kinds[node]
-            if kind in (CONSTANT, LEAF, GENERATED) or kind >= REDUCE or node in self.stored:
+            if (
+                kind in (CONSTANT, LEAF, GENERATED)
+                or node in self.stored
+                or self.constant(node) is not None
+            ):
                 flat.add(node)
             elif kind == POINTWISE:
                 if all(
@@ -302,10 +332,111 @@ class Analysis:
             self.stored.add(base)
         return Factor(base, offset)
 
+    # Where iteration spaces are cut.
+
+    def _cut(self) -> None:
+        """Cut along the faces of placements; store what would have to be cut and cannot be.
+
+        Done again when more is stored: there are fewer cuts then, and nothing further to store.
+        """
+        if PLACEMENT not in self.kinds.values():
+            return
+        self.cuts = {}
+        for node in self.order:
+            kind = self.kinds[node]
+            if kind == PLACEMENT:
+                found = self._cut_placement(node)
+            elif kind == POINTWISE:
+                if node.op.name in DIVISIONS:
+                    self._keep_whole(node.inputs[1])
+                found = self._united(self._cut_operands(node))
+            elif kind in (MOVEMENT, ALIAS):
+                found = self._cut_movement(node)
+            else:
+                found = None
+                for x in node.inputs:
+                    self._keep_whole(x)
+            if found is not None and any(found):
+                self.cuts[node] = found
+
+    def _cut_operands(self, node: Node) -> list[tuple[Node, Cuts]]:
+        """The operands that are computed in place and cut, with their cuts as the node sees them."""
+        return [
+            (x, broadcast(self.cuts[x], node.ndim))
+            for x in self.operands(node)
+            if x in self.cuts and x not in self.stored
+        ]
+
+    def _cut_placement(self, node: Node) -> Cuts | None:
+        parts = [
+            (x, placed(node, number, self.cuts[x]))
+            for number, x in enumerate(node.inputs)
+            if x in self.cuts and x not in self.stored
+        ]
+        found = None
+        if (parts or node not in self.stored) and is_dense(node):
+            found = self._united(parts, faces(node))
+        if found is None or not any(found):
+            self.stored.add(node)
+            for x, _ in parts:
+                self._keep_whole(x)
+        return found
+
+    def _cut_movement(self, node: Node) -> Cuts | None:
+        x = node.inputs[0]
+        if x not in self.cuts or x in self.stored:
+            return None
+        if self.kinds[node] == ALIAS:
+            dropped = () if node.attrs["keepdims"] else node.attrs["axis"]
+            return tuple([c for axis, c in enumerate(self.cuts[x]) if axis not in dropped])
+        index = self._moved_index(node)
+        found = None
+        if index is not None and node.type.size:
+            found = moved(self.cuts[x], index, node.shape)
+        if found is None:
+            self._keep_whole(x)
+        return found
+
+    def _united(self, parts: list[tuple[Node, Cuts]], own: Cuts | None = None) -> Cuts | None:
+        """All cuts together; what has the most is stored until there are few enough."""
+        if not parts:
+            return own if own is None or count_regions(own) <= _REGION_LIMIT else None
+        parts.sort(key=lambda part: count_regions(part[1]))
+        while True:
+            every = [cuts for _, cuts in parts]
+            if own is not None:
+                every.append(own)
+            if not every:
+                return None
+            found = united(every)
+            if count_regions(found) <= _REGION_LIMIT:
+                return found
+            if not parts:
+                return None
+            self._keep_whole(parts.pop()[0])
+
+    def _keep_whole(self, x: Node) -> None:
+        """Store a node whose reader cannot be cut."""
+        if x not in self.cuts or x in self.stored:
+            return
+        self.stored.add(x)
+        if self.kinds[x] == PLACEMENT and not any(
+            y in self.cuts and y not in self.stored for y in x.inputs
+        ):
+            del self.cuts[x]
+
+    def space_of(self, node: Node) -> tuple[Shape, Cuts]:
+        """The iteration space of a node: axes of extent 1 do not count."""
+        shape = squeezed(node.shape)
+        cuts = self.cuts.get(node)
+        if cuts is None:
+            return shape, ()
+        return shape, tuple([c for c, n in zip(cuts, node.shape, strict=True) if n != 1])
+
     # Levels.
 
     def _assign_levels(self) -> None:
-        counts: dict[tuple[Shape, int], int] = {}
+        counts: dict[Any, int] = {}
         folding: dict[tuple[Shape, int], frozenset[int]] = {}
         for node in self.order:
             kind = self.kinds[node]
@@ -316,8 +447,8 @@ class Analysis:
             if kind == REDUCE:
                 self.level[node] = self._level_of_reduction(node, folding)
             elif kind == SCAN:
-                self.level[node] = self.reach(node.inputs[0], True)[0]
-            elif kind == PLACEMENT:
+                self.level[node] = self._whole(node.inputs[0])
+            elif kind == PLACEMENT and node not in self.cuts:
                 self._place(node)
             elif kind == SCATTER:
                 self._scatter(node)
@@ -339,23 +470,23 @@ class Analysis:
         """
         x = node.inputs[0]
         space, axes = squeezed(x.shape), reduced_axes(node)
-        level = self.reach(x, True)[0]
+        level = self._whole(x)
         while folding.setdefault((space, level), axes) != axes:
             level += 1
         return level
 
-    def _inline(self, node: Node, kind: int, counts: dict[tuple[Shape, int], int]) -> None:
-        space = squeezed(node.shape)
+    def _inline(self, node: Node, kind: int, counts: dict[Any, int]) -> None:
+        space = self.space_of(node)
         same = other = cost = 0
         for number, x in enumerate(self.operands(node)):
             if kind in (MOVEMENT, ALIAS):
-                identity = squeezed(x.shape) == space and (
+                identity = self.space_of(x) == space and (
                     kind == ALIAS or self._is_identity(node, x)
                 )
-            elif kind == INDEXED and number == 0:
+            elif _reads_elsewhere(node, kind, number):
                 identity = False
             else:
-                identity = squeezed(x.shape) == space
+                identity = self.space_of(x) == space
             reach = self.reach(x, identity)
             same, other = max(same, reach[0]), max(other, reach[1])
             if x not in self.stored:
@@ -364,18 +495,22 @@ class Analysis:
             level = self._check(node)
             if kind == INDEXED:
                 same, other = max(same, level + 1), max(other, level + 1)
-        if kind not in (MOVEMENT, ALIAS):
+        if kind not in (MOVEMENT, ALIAS, PLACEMENT):
             key = (space, same)
             while counts.get(key, 0) >= _BODY_LIMIT:
                 key = (space, key[1] + 1)
                 cost = 0
-            counts[key] = counts.get(key, 0) + 1
+            counts[key] = counts.get(key, 0) + count_regions(space[1])
             same = key[1]
             cost += _own_cost(node)
         self._cost[node] = min(cost, 10_000)
         self.same[node], self.other[node] = same, max(same, other)
         if node in self.stored:
             self.level[node] = same
+
+    def _whole(self, x: Node) -> int:
+        """The lowest level that can read a node at its own point of a space without cuts."""
+        return self.reach(x, x not in self.cuts)[0]
 
     def reach(self, x: Node, identity: bool) -> tuple[int, int]:
         """The lowest levels that can read a node: in its own iteration space, and in another."""
@@ -397,7 +532,7 @@ class Analysis:
     def _check(self, node: Node) -> int:
         """The level at which the indices of a node, or its divisors, are checked."""
         operand = node.inputs[1]
-        level = self.reach(operand, True)[0]
+        level = self._whole(operand)
         self.check_level[node] = level
         return level
 
@@ -406,34 +541,26 @@ class Analysis:
         levels = []
         lowest = 0
         if lower.background == "operand":
-            lowest = self.reach(node.inputs[0], True)[0]
+            lowest = self._whole(node.inputs[0])
         if lower.background != "none":
             levels.append(lowest)
             lowest += 1
-        for number, _, _ in self.boxes(node):
-            level = max(lowest, self.reach(node.inputs[number], True)[0])
+        for number, _, _ in boxes(node):
+            level = max(lowest, self._whole(node.inputs[number]))
             levels.append(level)
             if node.op.name != "concat":  # Whose boxes do not overlap.
                 lowest = level + 1
         self.box_levels[node] = levels
         self.level[node] = max(levels, default=0)
 
-    def boxes(self, node: Node) -> list[tuple[int, Shape, Shape]]:
-        """Where the operands of a placement go: (operand number, start, step), without empty
-        ones.
-        """
-        types = [x.type for x in node.inputs]
-        found = node.op.lower.boxes(types, node.type, **node.attrs)
-        return [box for box in found if types[box[0]].size]
-
     def _scatter(self, node: Node) -> None:
         x, index, src = node.inputs
-        start = self.reach(x, True)[0]
+        start = self._whole(x)
         check = self._check(node)
         # The index and the source are read at one point of the source's space.
         read = max(
-            self.reach(index, squeezed(index.shape) == squeezed(src.shape))[0],
-            self.reach(src, True)[0],
+            self.reach(index, self.space_of(index) == (squeezed(src.shape), ()))[0],
+            self._whole(src),
         )
         self.box_levels[node] = [start]
         self.level[node] = max(start + 1, check + 1, read)
@@ -463,10 +590,10 @@ class Analysis:
             kind = self.kinds[node]
             if node in self.fused_products or (self.constant(node) is not None):
                 continue
-            if kind >= REDUCE:
+            if kind >= REDUCE and node not in self.cuts:
                 own = {self._key_of(node)}
             elif node in self.stored:
-                own = {(squeezed(node.shape), self.level[node])}
+                own = {(self.space_of(node), self.level[node])}
             else:
                 own = keys.get(node, set())
                 if not own:
@@ -480,20 +607,22 @@ class Analysis:
                 ):
                     self.stored.add(node)
                     added = True
-                    own = {(squeezed(node.shape), self.same[node])}
+                    own = {(self.space_of(node), self.same[node])}
             if node in self.check_level:
                 note(node.inputs[1], {("check", self.check_level[node])}, False, 0)
             for x in self.operands(node):
-                moved = kind == MOVEMENT and squeezed(x.shape) != squeezed(node.shape)
-                moved = moved or (
+                elsewhere = kind == MOVEMENT and squeezed(x.shape) != squeezed(node.shape)
+                elsewhere = elsewhere or (
                     kind == MOVEMENT and node.op.name not in ("reshape", "broadcast_in_dim")
                 )
-                note(x, own, moved and len(self.users[x]) > 1, node.type.size)
+                elsewhere = elsewhere or (node in self.cuts and kind == PLACEMENT)
+                repeated = 0 if kind == PLACEMENT else node.type.size
+                note(x, own, elsewhere and len(self.users[x]) > 1, repeated)
         return added
 
     def _key_of(self, node: Node) -> Any:
         if self.kinds[node] == REDUCE:
-            return (squeezed(node.inputs[0].shape), self.level[node])
+            return ((squeezed(node.inputs[0].shape), ()), self.level[node])
         return (id(node), self.level[node])
 
 
@@ -509,6 +638,13 @@ def reduced_axes(node: Node) -> frozenset[int]:
     """The axes of the iteration space that a reduction runs along."""
     wide = [axis for axis, n in enumerate(node.inputs[0].shape) if n != 1]
     return frozenset(i for i, axis in enumerate(wide) if axis in node.attrs["axis"])
+
+
+def _reads_elsewhere(node: Node, kind: int, number: int) -> bool:
+    """Whether the elements of an operand do not belong to the node's elements at the same place."""
+    if kind == PLACEMENT:
+        return bool(number > 0 or node.op.lower.background != "operand")
+    return kind == INDEXED and number == 0
 
 
 def _users(order: list[Node]) -> dict[Node, list[Node]]:

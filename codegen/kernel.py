@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from ..ir.graph import Node
 from ..ir.types import DType, Shape, TensorType, bool_
 from .index import Affine
+from .placement import Region
 
 
 class Buffer:
@@ -175,6 +176,8 @@ class LoopKernel:
         reduced: numbers of the axes that the folds or the scan run along.
         ordered: whether points must be visited one at a time, in row-major order.
         nodes: the roots, for people.
+        region: the part of an array that the loops run over, where it is cut into several, each with a
+            kernel of its own.
     """
 
     __slots__ = (
@@ -184,12 +187,19 @@ class LoopKernel:
         "nodes",
         "ordered",
         "reduced",
+        "region",
         "scan",
         "stores",
     )
 
-    def __init__(self, extents: Shape, reduced: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        extents: Shape,
+        reduced: frozenset[int] = frozenset(),
+        region: Region | None = None,
+    ) -> None:
         self.extents = extents
+        self.region = region
         self.instructions: list[Instruction] = []
         self.stores: list[Store] = []
         self.folds: list[Fold] = []

@@ -51,6 +51,8 @@ def _view_text(view: View) -> str:
 
 def _describe_loops(kernel: LoopKernel, names: dict[Node, str]) -> str:
     head = f"loops over {list(kernel.extents)}" if kernel.extents else "straight code"
+    if kernel.region is not None:
+        head += f", from {list(kernel.region.start)} on"
     if kernel.reduced:
         head += f", reducing {sorted(kernel.reduced)}"
     roots = ", ".join(dict.fromkeys(names[node] for node in kernel.nodes))

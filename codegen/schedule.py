@@ -32,7 +32,14 @@ from .fusion import (
     Analysis,
     reduced_axes,
 )
-from .index import Affine, identity_index, linearize, row_major_strides, squeezed
+from .index import (
+    Affine,
+    Coordinates,
+    identity_index,
+    linearize,
+    row_major_strides,
+    squeezed,
+)
 from .kernel import (
     Buffer,
     Constant,
@@ -51,6 +58,7 @@ from .kernel import (
     flag_type,
 )
 from .matmul import MatmulSpec, prefers_blas
+from .placement import Region, boxes, regions
 
 GUARD_FAILED = 1
 OUT_OF_BOUNDS = 3
@@ -180,8 +188,17 @@ class _Assembly:
             self.loops[key] = self._new_body(space, level, reduced)
         return self.loops[key]
 
-    def _new_body(self, space: Shape, level: int, reduced: frozenset[int]) -> BodyBuilder:
-        kernel = LoopKernel(space, reduced)
+    def _body_of_region(self, node: Node, level: int, region: Region) -> BodyBuilder:
+        """The builder of the kernel for a part of a node's iteration space."""
+        key = (self.a.space_of(node), level, region.start)
+        if key not in self.loops:
+            self.loops[key] = self._new_body(squeezed(region.extents), level, frozenset(), region)
+        return self.loops[key]
+
+    def _new_body(
+        self, space: Shape, level: int, reduced: frozenset[int], region: Region | None = None
+    ) -> BodyBuilder:
+        kernel = LoopKernel(space, reduced, region)
         self.leveled.append((level, kernel))
         return BodyBuilder(kernel, self._source_at(level), self.a.contracted)
 
@@ -206,8 +223,17 @@ class _Assembly:
         """Store the elements of a node, computed or copied, in row-major order."""
         if not node.type.size:
             return
-        body = self._body(squeezed(node.shape), level)
-        index = identity_index(node.shape)
+        cuts = self.a.cuts.get(node)
+        if cuts is None or self.a.level[node] < level:
+            body = self._body(squeezed(node.shape), level)
+            self._store_at(body, node, identity_index(node.shape), buffer)
+            return
+        for region in regions(node.shape, cuts):
+            body = self._body_of_region(node, level, region)
+            self._store_at(body, node, region.index(), buffer)
+
+    @staticmethod
+    def _store_at(body: BodyBuilder, node: Node, index: Coordinates, buffer: Buffer) -> None:
         value = body.value(node, index)
         offset = linearize(index, node.shape, len(body.kernel.extents))
         body.kernel.stores.append(Store(value, buffer, offset))
@@ -221,7 +247,7 @@ class _Assembly:
                 self._check(node)
             if node not in a.stored or not node.type.size:
                 continue
-            if a.constant(node) is not None or kind < REDUCE:
+            if a.constant(node) is not None or kind < REDUCE or node in a.cuts:
                 self._store(node, a.level[node], self.buffer_of(node))
             elif kind == REDUCE:
                 self._reduce(node)
@@ -306,7 +332,7 @@ class _Assembly:
             self._store(node.inputs[0], levels.pop(0), target)
         elif lower.background == "value":
             self._fill(node, levels.pop(0), target, node.attrs["value"])
-        for (number, start, step), level in zip(self.a.boxes(node), levels, strict=True):
+        for (number, start, step), level in zip(boxes(node), levels, strict=True):
             x = node.inputs[number]
             body = self._body(squeezed(x.shape), level)
             index = identity_index(x.shape)
@@ -429,24 +455,27 @@ class _Assembly:
         Returns the others.
         """
         last_decision = -1
-        first_write: dict[Buffer, int] = {}
-        last_read: dict[Buffer, int] = {}
+        writers: dict[Buffer, list[int]] = {}
+        readers: dict[Buffer, list[int]] = {}
         for position, kernel in enumerate(kernels):
             if isinstance(kernel, DecisionKernel) or (
                 isinstance(kernel, PythonStep) and kernel.reason is not None
             ):
                 last_decision = position
-            for buffer in kernel.writes():
-                first_write.setdefault(buffer, position)
-            for buffer in kernel.reads():
-                last_read[buffer] = position
+            for buffer in dict.fromkeys(kernel.writes()):
+                writers.setdefault(buffer, []).append(position)
+            for buffer in dict.fromkeys(kernel.reads()):
+                readers.setdefault(buffer, []).append(position)
         remaining = []
         for buffer, target in self.pending_updates:
-            position = first_write.get(buffer, -1)
+            first, *others = writers.get(buffer, [-1])
+            # The regions of an array do not overlap: each may read what it writes.
+            whole = any(getattr(kernels[i], "region", None) is None for i in (first, *others))
+            writing = {first} if whole else {first, *others}
             if (
-                position > last_decision
-                and last_read.get(target, -1) <= position
-                and kernels[position].writes_in_place(buffer, target)
+                first > last_decision
+                and all(i <= first or i in writing for i in readers.get(target, ()))
+                and all(kernels[i].writes_in_place(buffer, target) for i in writing)
             ):
                 buffer.alias = target
             else:
