@@ -13,7 +13,7 @@ from typing import Any
 from ..ir.graph import Node
 from ..ir.lowering import Generated, Movement, Placement, Reduce
 from ..ir.types import Shape, int64
-from .index import Affine, Coordinates, linearize, row_major_strides
+from .index import Affine, Coordinates, identity_index, linearize, row_major_strides
 from .kernel import (
     Apply,
     Buffer,
@@ -199,6 +199,14 @@ class BodyBuilder:
 def canonical(index: Iterable[Any], shape: Shape) -> Coordinates:
     """The coordinates, with a plain 0 along axes of extent 1."""
     return tuple([0 if n == 1 else i for i, n in zip(index, shape, strict=True)])
+
+
+def moved_index(node: Node) -> Any:
+    """The coordinates of a movement's operand where loops over the result stand; None if not affine."""
+    if node.type.size == 0:
+        return ()
+    x = node.inputs[0]
+    return node.op.lower.index(identity_index(node.shape), x.type, node.type, **node.attrs)
 
 
 def indexing_position(node: Node, index: Coordinates) -> Coordinates:

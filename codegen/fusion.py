@@ -8,7 +8,7 @@ registers, at its own point of the iteration space, and everything else from mem
 lower level. So there can be no cycle between kernels, and no search for one.
 
 Placements (``slice_update``, ``pad``, ``concat``) are inlined as well where they can be: the iteration
-space is cut along their faces, see :mod:`.placement`, and what is cut elsewhere is another space.
+space is cut along their faces, see :mod:`.cutting`, and what is cut elsewhere is another space.
 
 Nothing here is more than linear in the number of nodes and edges.
 """
@@ -19,31 +19,35 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ir.graph import Node
-from ..ir.lowering import Generated, Movement, Placement, Reduce, Scan, Special
 from ..ir.program import Program
-from ..ir.types import Shape, bool_
-from .body_builder import canonical
+from ..ir.types import Shape
+from .body_builder import canonical, moved_index
+from .cutting import cut
 from .elementary import ELEMENTARY
 from .engine import Host
 from .index import Affine, identity_index, linearize, squeezed
 from .kernel import Constant
-from .placement import (
-    Cuts,
-    boxes,
-    broadcast,
-    count_regions,
-    faces,
-    is_dense,
-    moved,
-    placed,
-    united,
+from .node_kinds import (
+    ALIAS,
+    CONSTANT,
+    DIVISIONS,
+    GENERATED,
+    INDEXED,
+    LEAF,
+    MATMUL,
+    MOVEMENT,
+    PLACEMENT,
+    POINTWISE,
+    PYTHON,
+    REDUCE,
+    SCAN,
+    SCATTER,
+    classify,
 )
+from .placement import Cuts, boxes, count_regions
 
 # Nodes of one kernel, at most: LLVM's time grows faster than the size of a basic block.
 _BODY_LIMIT = 400
-
-# Regions that an iteration space is cut into, at most: each is a kernel to be compiled.
-_REGION_LIMIT = 9
 
 # A node that several kernels need is stored if computing it anew costs more than this many
 # additions.
@@ -58,15 +62,6 @@ _COSTS = {
 }  # fmt: skip
 _CALL_COST = 20
 _FREE = frozenset(["neg", "cast", "eq", "ne", "lt", "le", "gt", "ge", "where", "bit_not"])
-
-_SCATTERS = frozenset(["scatter_add", "index_add", "index_copy"])
-_EXTREMA = frozenset(["argmax", "argmin"])
-DIVISIONS = frozenset(["floor_div", "remainder", "fmod"])
-
-# What becomes of a node. The first two have no kernel, the next five can be inlined, and so can be
-# placements.
-LEAF, CONSTANT, POINTWISE, MOVEMENT, ALIAS, GENERATED, INDEXED = range(7)
-REDUCE, PLACEMENT, MATMUL, SCATTER, SCAN, PYTHON = range(7, 13)
 
 
 class Analysis:
@@ -93,7 +88,7 @@ class Analysis:
         self.reasons: dict[Node, str] = {}
         self.kinds: dict[Node, int] = dict.fromkeys(graph.inputs, LEAF)
         for node in self.order:
-            self.kinds[node] = self._classify(node)
+            self.kinds[node] = classify(node, self.reasons)
         self.transposed = self._turn_products()
         self.contracted = self._contract() if host.has_fma else {}
         self.fused_products = {node.inputs[number] for node, (_, number) in self.contracted.items()}
@@ -107,60 +102,11 @@ class Analysis:
         self.stored: set[Node] = set()
         self.cuts: dict[Node, Cuts] = {}
         self._store_what_must_be()
-        self._cut()
+        self.cuts = self._cut()
         self._assign_levels()
         if self._store_what_pays():
-            self._cut()
+            self.cuts = self._cut()
             self._assign_levels()
-
-    # What each node is.
-
-    def _classify(self, node: Node) -> int:
-        op, lower = node.op, node.op.lower
-        if op.name == "const":
-            return LEAF if isinstance(node.attrs["value"], tuple) else CONSTANT
-        if op.name == "zeros":
-            return CONSTANT
-        if isinstance(lower, Movement):
-            return MOVEMENT
-        if isinstance(lower, Generated):
-            return GENERATED
-        if isinstance(lower, Placement):
-            return PLACEMENT
-        if isinstance(lower, Reduce):
-            return self._classify_reduction(node)
-        if isinstance(lower, Scan) and node.dtype is not bool_:
-            return SCAN
-        if isinstance(lower, Special):
-            return self._classify_special(node)
-        if callable(lower):
-            return POINTWISE
-        self.reasons[node] = f"there is no native code for {op.name}"
-        return PYTHON
-
-    def _classify_reduction(self, node: Node) -> int:
-        x = node.inputs[0]
-        axes = [axis for axis in node.attrs["axis"] if x.shape[axis] != 1]
-        if not axes:
-            return ALIAS
-        if x.type.size == 0 and node.type.size and node.op.name not in ("sum", "prod"):
-            self.reasons[node] = "a reduction of nothing"
-            return PYTHON
-        return REDUCE
-
-    def _classify_special(self, node: Node) -> int:
-        name = node.op.lower.kernel
-        x = node.inputs[0]
-        if name == "matmul" and x.dtype is not bool_:
-            return MATMUL
-        if name in ("gather", "take"):
-            return INDEXED
-        if name in _SCATTERS and not (x.dtype is bool_ and name != "index_copy"):
-            return SCATTER
-        if name in _EXTREMA and x.type.size and x.dtype is not bool_:
-            return SCAN
-        self.reasons[node] = f"there is no native code for {node.op.name} of {x.type}"
-        return PYTHON
 
     def constant(self, node: Node) -> Constant | None:
         """The one value that all elements of a node have, if it is known."""
@@ -244,7 +190,7 @@ class Analysis:
             kind = self.kinds[node]
             if kind >= REDUCE and kind != PLACEMENT and self.constant(node) is None:
                 self.stored.add(node)
-        self._cut()
+        self.cuts = self._cut()
         flat = self._flat_nodes()
         for node in self.order:
             kind = self.kinds[node]
@@ -254,16 +200,10 @@ class Analysis:
                         self.stored.add(x)
             elif kind == MOVEMENT:
                 x = node.inputs[0]
-                if x not in flat and self._moved_index(node) is None:
+                if x not in flat and moved_index(node) is None:
                     self.stored.add(x)
             elif kind == MATMUL and node in self.stored:
                 self._store_factors(node)
-
-    def _moved_index(self, node: Node) -> Any:
-        x = node.inputs[0]
-        if node.type.size == 0:
-            return ()
-        return node.op.lower.index(identity_index(node.shape), x.type, node.type, **node.attrs)
 
     def _flat_nodes(self) -> set[Node]:
         """The nodes whose elements can be computed one after the other from a running offset."""
@@ -332,98 +272,8 @@ class Analysis:
             self.stored.add(base)
         return Factor(base, offset)
 
-    # Where iteration spaces are cut.
-
-    def _cut(self) -> None:
-        """Cut along the faces of placements; store what would have to be cut and cannot be.
-
-        Done again when more is stored: there are fewer cuts then, and nothing further to store.
-        """
-        if PLACEMENT not in self.kinds.values():
-            return
-        self.cuts = {}
-        for node in self.order:
-            kind = self.kinds[node]
-            if kind == PLACEMENT:
-                found = self._cut_placement(node)
-            elif kind == POINTWISE:
-                if node.op.name in DIVISIONS:
-                    self._keep_whole(node.inputs[1])
-                found = self._united(self._cut_operands(node))
-            elif kind in (MOVEMENT, ALIAS):
-                found = self._cut_movement(node)
-            else:
-                found = None
-                for x in node.inputs:
-                    self._keep_whole(x)
-            if found is not None and any(found):
-                self.cuts[node] = found
-
-    def _cut_operands(self, node: Node) -> list[tuple[Node, Cuts]]:
-        """The operands that are computed in place and cut, with their cuts as the node sees them."""
-        return [
-            (x, broadcast(self.cuts[x], node.ndim))
-            for x in self.operands(node)
-            if x in self.cuts and x not in self.stored
-        ]
-
-    def _cut_placement(self, node: Node) -> Cuts | None:
-        parts = [
-            (x, placed(node, number, self.cuts[x]))
-            for number, x in enumerate(node.inputs)
-            if x in self.cuts and x not in self.stored
-        ]
-        found = None
-        if (parts or node not in self.stored) and is_dense(node):
-            found = self._united(parts, faces(node))
-        if found is None or not any(found):
-            self.stored.add(node)
-            for x, _ in parts:
-                self._keep_whole(x)
-        return found
-
-    def _cut_movement(self, node: Node) -> Cuts | None:
-        x = node.inputs[0]
-        if x not in self.cuts or x in self.stored:
-            return None
-        if self.kinds[node] == ALIAS:
-            dropped = () if node.attrs["keepdims"] else node.attrs["axis"]
-            return tuple([c for axis, c in enumerate(self.cuts[x]) if axis not in dropped])
-        index = self._moved_index(node)
-        found = None
-        if index is not None and node.type.size:
-            found = moved(self.cuts[x], index, node.shape)
-        if found is None:
-            self._keep_whole(x)
-        return found
-
-    def _united(self, parts: list[tuple[Node, Cuts]], own: Cuts | None = None) -> Cuts | None:
-        """All cuts together; what has the most is stored until there are few enough."""
-        if not parts:
-            return own if own is None or count_regions(own) <= _REGION_LIMIT else None
-        parts.sort(key=lambda part: count_regions(part[1]))
-        while True:
-            every = [cuts for _, cuts in parts]
-            if own is not None:
-                every.append(own)
-            if not every:
-                return None
-            found = united(every)
-            if count_regions(found) <= _REGION_LIMIT:
-                return found
-            if not parts:
-                return None
-            self._keep_whole(parts.pop()[0])
-
-    def _keep_whole(self, x: Node) -> None:
-        """Store a node whose reader cannot be cut."""
-        if x not in self.cuts or x in self.stored:
-            return
-        self.stored.add(x)
-        if self.kinds[x] == PLACEMENT and not any(
-            y in self.cuts and y not in self.stored for y in x.inputs
-        ):
-            del self.cuts[x]
+    def _cut(self) -> dict[Node, Cuts]:
+        return cut(self.order, self.kinds, self.operands, self.stored)
 
     def space_of(self, node: Node) -> tuple[Shape, Cuts]:
         """The iteration space of a node: axes of extent 1 do not count."""
@@ -526,7 +376,7 @@ class Analysis:
     def _is_identity(self, node: Node, x: Node) -> bool:
         if node.type.size == 0:
             return True
-        moved = self._moved_index(node)
+        moved = moved_index(node)
         return moved is not None and canonical(moved, x.shape) == identity_index(x.shape)
 
     def _check(self, node: Node) -> int:

@@ -35,7 +35,7 @@ class Region(NamedTuple):
     start: Shape
     extents: Shape
 
-    def index(self) -> Coordinates:
+    def coordinates(self) -> Coordinates:
         """The coordinates of the element at which loops over the region stand."""
         variables = sum(extent != 1 for extent in self.extents)
         index: list[Coordinate] = []

@@ -21,17 +21,7 @@ from ..ir.program import Program
 from ..ir.types import Shape, TensorType, bool_
 from .body_builder import BodyBuilder, indexed_offset, indexing_position
 from .engine import Host
-from .fusion import (
-    DIVISIONS,
-    LEAF,
-    MATMUL,
-    PLACEMENT,
-    REDUCE,
-    SCAN,
-    SCATTER,
-    Analysis,
-    reduced_axes,
-)
+from .fusion import Analysis, reduced_axes
 from .index import (
     Affine,
     Coordinates,
@@ -58,6 +48,7 @@ from .kernel import (
     flag_type,
 )
 from .matmul import MatmulSpec, prefers_blas
+from .node_kinds import DIVISIONS, LEAF, MATMUL, PLACEMENT, REDUCE, SCAN, SCATTER
 from .placement import Region, boxes, regions
 
 GUARD_FAILED = 1
@@ -230,7 +221,7 @@ class _Assembly:
             return
         for region in regions(node.shape, cuts):
             body = self._body_of_region(node, level, region)
-            self._store_at(body, node, region.index(), buffer)
+            self._store_at(body, node, region.coordinates(), buffer)
 
     @staticmethod
     def _store_at(body: BodyBuilder, node: Node, index: Coordinates, buffer: Buffer) -> None:

@@ -65,6 +65,9 @@ def check_order(schedule: Schedule) -> None:
             if buffer in inputs:
                 later = schedule.kernels[position + 1 :]
                 assert not any(isinstance(k, DecisionKernel) for k in later)
+                if getattr(kernel, "region", None) is not None:
+                    # The other regions of the update read only what they write themselves.
+                    later = [k for k in later if buffer not in set(k.writes())]
                 assert not any(_reads_old(k, buffer) for k in later)
         written.update(kernel.writes())
     assert written >= {buffer for buffer in schedule.results if buffer.type.size}
@@ -241,3 +244,114 @@ def test_guards_come_before_updates() -> None:
     schedule = make_schedule(Program(builder.graph, {0: 0}, frozenset({1, 2})), host())
     check_order(schedule)
     assert sum(isinstance(kernel, DecisionKernel) for kernel in schedule.kernels) == 2
+
+
+# Gradients of slices: zeros around what came back, added up.
+
+
+def differences(x: Node) -> Node:
+    """The sum of squared differences of neighbours along all axes."""
+    result = current_builder().const(0.0, float64)
+    for axis, n in enumerate(x.shape):
+        parts = []
+        for first in (0, 1):
+            start = tuple(first if i == axis else 0 for i in range(x.ndim))
+            limit = tuple(
+                first + n - 1 if i == axis else extent for i, extent in enumerate(x.shape)
+            )
+            parts.append(op("slice", x, start=start, limit=limit, stride=(1,) * x.ndim))
+        step = parts[1] - parts[0]
+        result = result + total(step * step)
+    return result
+
+
+def gradient_of_differences(*shape: int) -> Schedule:
+    builder = GraphBuilder("f")
+    with builder:
+        builder.graph.outputs = [differences(builder.input(TensorType(float64, shape)))]
+    return make_schedule(Program(differentiate(builder.graph)), host())
+
+
+def temporaries(schedule: Schedule, shape: tuple[int, ...]) -> set[str]:
+    size = np.prod(shape) // 2
+    return {
+        buffer.name
+        for kernel in schedule.kernels
+        for buffer in kernel.writes()
+        if buffer.role == "temporary" and buffer.type.size > size
+    }
+
+
+def test_the_gradient_of_slices_is_written_once() -> None:
+    schedule = gradient_of_differences(100)
+    check_order(schedule)
+    assert not temporaries(schedule, (100,))
+    stores = [kernel for kernel in loops(schedule) if kernel.region is not None]
+    # The first element, the last, and the ones between.
+    assert sorted(kernel.extents for kernel in stores) == [(), (), (98,)]
+    assert len(schedule.kernels) == 5  # And two for the value.
+
+
+def test_the_gradient_of_slices_along_two_axes_is_written_once() -> None:
+    schedule = gradient_of_differences(30, 40)
+    check_order(schedule)
+    assert not temporaries(schedule, (30, 40))
+    stores = [kernel for kernel in loops(schedule) if kernel.region is not None]
+    assert sorted(kernel.extents for kernel in stores) == sorted(
+        [(), (), (), (), (38,), (38,), (28,), (28,), (28, 38)]
+    )
+
+
+def test_too_many_regions_are_not_made() -> None:
+    """Every row of a matrix is read by itself: its gradients are added up in a bounded number of kernels."""
+
+    def body(x: Node, y: Node) -> Sequence[Node]:
+        result = y
+        for i in range(40):
+            box = {"start": (i, 0), "sizes": (1, 8), "stride": (1, 1)}
+            zeros = op(
+                "broadcast_in_dim", current_builder().const(0.0, float64), shape=(40, 8), dims=()
+            )
+            result = result + op("slice_update", zeros, x * float(i + 1), **box)
+        return [result]
+
+    schedule = scheduled(body, (1, 8), (40, 8))
+    check_order(schedule)
+    assert len(schedule.kernels) <= 3 * 40
+
+
+def placed(x: Node, start: int, v: Node) -> Node:
+    zeros = op("broadcast_in_dim", current_builder().const(0.0, float64), shape=x.shape, dims=())
+    return op("slice_update", zeros, v, start=(start,), sizes=v.shape, stride=(1,))
+
+
+def test_a_step_along_the_gradient_of_slices_is_in_place() -> None:
+    builder = GraphBuilder("step")
+    with builder:
+        x = builder.input(TensorType(float64, (10,)))
+        v = builder.input(TensorType(float64, (9,)))
+        builder.graph.outputs = [x - (placed(x, 0, v) + placed(x, 1, v)) * 0.1]
+    schedule = make_schedule(Program(builder.graph, {0: 0}), host())
+    check_order(schedule)
+    assert {b.real for k in schedule.kernels for b in k.writes()} == {schedule.inputs[0]}
+    assert len(schedule.kernels) == 3
+
+
+def test_a_step_that_reads_its_target_elsewhere_is_not_in_place() -> None:
+    builder = GraphBuilder("step")
+    with builder:
+        x = builder.input(TensorType(float64, (10,)))
+        v = op("slice", x, start=(1,), limit=(10,), stride=(1,))
+        builder.graph.outputs = [x - (placed(x, 0, v) + placed(x, 1, v)) * 0.1]
+    schedule = make_schedule(Program(builder.graph, {0: 0}), host())
+    check_order(schedule)
+    assert any(buffer.role == "temporary" for k in schedule.kernels for buffer in k.writes())
+
+
+def test_one_placement_is_not_worth_more_kernels() -> None:
+    """Padding along two axes: nine regions would be compiled to save one pass over memory."""
+
+    def body(x: Node) -> Sequence[Node]:
+        return [op("tanh", op("pad", x, low=(1, 1), high=(1, 1), value=0))]
+
+    assert all(kernel.region is None for kernel in loops(scheduled(body, (8, 9))))

@@ -13,13 +13,16 @@ from helpers import (
     evaluate_contiguous,
     examples,
     optimize_verified,
+    run_native,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 from random_graphs import graphs
+from tracegrad.codegen import cutting
 from tracegrad.ir import (
     Graph,
     GraphBuilder,
+    Node,
     append_adjoint,
     evaluate,
     parse,
@@ -120,6 +123,29 @@ def test_ways_agree_exactly(way: str) -> None:
             assert_same(a, c, str(graph))
 
     check()
+
+
+@examples(40)
+@given(graphs(dtypes=(float64, int64)), SEEDS, st.booleans())
+def test_cuts_change_nothing(graph: Graph, seed: int, special: bool) -> None:
+    """Elements are the same, to the last bit, whether placements are stored or read where they lie.
+
+    Sums are left out: their order depends on the loops.
+    """
+    unordered = {"sum", "matmul", "mean", "prod", "cumsum", "scatter_add", "index_add"}
+    after: set[Node] = set()
+    for node in graph.nodes:
+        if node.op.name in unordered or not after.isdisjoint(node.inputs):
+            after.add(node)
+    arrays = arrays_for(graph, seed, special=special)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cutting, "compiling_cost", lambda shape, cuts: 0.0)
+        found = run_native(graph, arrays)
+        patch.setattr(cutting, "REGION_LIMIT", 0)
+        expected = run_native(graph, arrays)
+    for output, a, c in zip(graph.outputs, found, expected, strict=True):
+        if output not in after or output.dtype is int64:
+            assert_same(a, c, str(graph))
 
 
 def weighted_sum(graph: Graph) -> Graph:
