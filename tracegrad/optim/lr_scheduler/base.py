@@ -82,7 +82,6 @@ class LRScheduler:
                 )
         self.base_lrs = group_values(optimizer, "initial_lr")
         self.last_epoch = last_epoch
-        self._inside_step = False
         self._begin()
 
     def _begin(self) -> None:
@@ -106,16 +105,20 @@ class LRScheduler:
 
     def get_lr(self) -> list[Any]:
         """The learning rates of epoch `last_epoch`, one per group; for `step`, users want `get_last_lr`."""
-        if not self._inside_step:
-            warnings.warn(
-                "To get the last learning rate computed by the scheduler, please use `get_last_lr()`.",
-                UserWarning,
-                stacklevel=2,
-            )
+        warnings.warn(
+            "To get the last learning rate computed by the scheduler, please use `get_last_lr()`.",
+            UserWarning,
+            stacklevel=2,
+        )
         return self._rates()
 
     def _rates(self) -> list[Any]:
         raise NotImplementedError
+
+    def _next_rates(self) -> list[Any]:
+        """What `step` sets: by `get_lr` where a user's class defines it."""
+        own = type(self).get_lr is not LRScheduler.get_lr
+        return self.get_lr() if own else self._rates()
 
     def step(self, epoch: int | None = None) -> None:
         """Go to the next epoch (or, deprecated, to a given one) and set the learning rates."""
@@ -136,22 +139,18 @@ class LRScheduler:
 
     def move(self, epoch: int | None) -> None:
         """What `step` does, without its warnings."""
-        self._inside_step = True
-        try:
-            if epoch is None:
-                self.last_epoch += 1
-                values = self.get_lr()
-            else:
-                self.last_epoch = epoch
-                values = self._get_closed_form_lr()
-        finally:
-            self._inside_step = False
+        if epoch is None:
+            self.last_epoch += 1
+            values = self._next_rates()
+        else:
+            self.last_epoch = epoch
+            values = self._get_closed_form_lr()
         for group, value in zip(self.optimizer.param_groups, values, strict=True):
             set_rate(group, value)
         self._last_lr = group_values(self.optimizer, "lr")
 
     def _get_closed_form_lr(self) -> list[Any]:
-        return self.get_lr()
+        return self._next_rates()
 
     def _unchanged(self) -> list[Any]:
         return group_values(self.optimizer, "lr")
