@@ -101,7 +101,8 @@ def kind_of_code(code: CodeType, names: dict[str, Any]) -> str:
 def _find_kind(filename: str) -> str:
     if is_internal(filename):
         parts = filename.replace("\\", "/").split("/")
-        return OURS if parts[-2] in ("nn", "optim") else INTERNAL
+        # Of the two packages themselves, or of a package inside of them.
+        return INTERNAL if {"nn", "optim"}.isdisjoint(parts[-3:-1]) else OURS
     module = stdlib_module(filename)
     if module is None:
         return INTERNAL if "/numpy/" in filename.replace("\\", "/") else USER
