@@ -61,7 +61,8 @@ div: Op = pointwise(
     "div",
     eval=np.true_divide,
     # Reading the result would be cheaper, but the result may be changed in place: `z = x / y; z += 1`.
-    partials=(lambda ct, y: ct / y, lambda ct, x, y: -ct * ((x / y) / y)),
+    # By the op: the operator of a Tensor makes a product with the reciprocal of ``number / y``.
+    partials=(lambda ct, y: ct / y, lambda ct, x, y: -ct * (div(x, y) / y)),
     type_rule=floating,
     lower=lambda s, x, y: s.div(x, y),
     samples=binary(right=(0.5, 2.0)),

@@ -411,13 +411,16 @@ def log_softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     return _along(_log_softmax, "LogSoftmaxBackward0", input, dim, dtype)
 
 
+def _of_number(x: Tensor, op: Op) -> Tensor:
+    return reshape(apply(op, (reshape(x, (1,)),), {"axis": 0}), ())
+
+
 def _along(op: Op, name: str, input: Tensor, dim: int, dtype: Any) -> Tensor:
     target: DType | None = resolve_dtype(dtype)
     x = floating(input) if target is None else to_dtype(input, target)
     axis = canonical_dim(dim, x._data.ndim)
     if x._data.ndim == 0:
-        result = reshape(apply(op, (reshape(x, (1,)),), {"axis": 0}), ())
-        return shown_as(result, name, x) if result._requires_grad else result
+        return composite(name)(_of_number)(x, op)
     return apply(op, (x,), {"axis": axis})
 
 

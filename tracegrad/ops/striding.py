@@ -402,6 +402,7 @@ def check_geometry(
         )
 
 
+@reported("aten::narrow_copy")
 def narrow_copy(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     """`narrow`, copied."""
     return shown_as(
@@ -441,6 +442,7 @@ def _replaced(
     return apply(_slice_update, (input, part), attrs)
 
 
+@reported("aten::select_scatter")
 def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     """A copy of `input` in which ``select(dim, index)`` is `src`.
 
@@ -455,6 +457,7 @@ def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     return shown_as(out, "SelectScatterBackward0", input, src)
 
 
+@reported("aten::slice_scatter")
 def slice_scatter(
     input: Tensor,
     src: Tensor,
@@ -476,6 +479,7 @@ def slice_scatter(
     return shown_as(out, "SliceScatterBackward0", input, src)
 
 
+@reported("aten::diagonal_scatter")
 def diagonal_scatter(
     input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> Tensor:
@@ -493,6 +497,7 @@ def diagonal_scatter(
     return shown_as(out, "DiagonalScatterBackward0", input, src)
 
 
+@reported("aten::as_strided_scatter")
 def as_strided_scatter(
     input: Tensor,
     src: Tensor,

@@ -16,6 +16,12 @@ import pytest
 import tracegrad as tg
 from tracegrad.utils import data
 
+# JAX, which may be in the same process, and Python from 3.12 on warn of every fork.
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
 KINDS = ["fork", "spawn", "thread"]
 
 
