@@ -184,7 +184,11 @@ def test_every_function_that_takes_out_is_known() -> None:
 @pytest.mark.parametrize("c", WITH_OUT, ids=str)
 def test_shapes_and_layouts(c: Case) -> None:
     for make in (exact, empty, wrong, wrong_view, spread, transposed, repeated):
-        assert_same_run(run(tg, c, make), run(torch, c, make), c, f"{c} into {make.__name__}")
+        what = f"{c} into {make.__name__}"
+        ours = run(tg, c, make)
+        # torch must not be let write into memory that belongs to others: later something else would crash.
+        if not any(what.startswith(quirk) for quirk in QUIRKS):
+            assert_same_run(ours, run(torch, c, make), c, what)
 
 
 @pytest.mark.parametrize("c", WITH_OUT, ids=str)
