@@ -48,6 +48,10 @@ NOT_DIFFERENTIABLE = {
     "signbit": "makes bools",
     "gcd": "takes integers",
     "lcm": "takes integers",
+    "argsort": "makes integers",
+    "searchsorted": "makes integers",
+    "running_max": "finds positions, at which elements are gathered",
+    "running_min": "finds positions, at which elements are gathered",
 }
 INTERPRETED = {
     "input": "a value that is given, not computed",
@@ -61,6 +65,9 @@ INTERPRETED = {
     "as_strided": "depends on where its operand stands in memory",
     "restride": "only follows as_strided",
     "strided_update": "only follows as_strided",
+    "argsort": "sorting is a program of its own",
+    "searchsorted": "takes as many turns as the sequence needs",
+    "scatter_fold": "rare, and each element needs what the ones before have made",
 }
 
 

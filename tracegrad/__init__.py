@@ -82,6 +82,7 @@ from tracegrad.ops.creation import (
 from tracegrad.ops.distances import cdist
 from tracegrad.ops.elementwise import result_type, where
 from tracegrad.ops.numeric import fill
+from tracegrad.ops.ordering import bucketize, searchsorted
 from tracegrad.ops.out_argument import give_out
 from tracegrad.ops.reduction import std_mean, var_mean
 from tracegrad.ops.scanning import cumulative_trapezoid, trapezoid, trapz
@@ -148,6 +149,8 @@ _functions = {
         _methods.STRIDING,
         _methods.LINALG,
         _methods.INDEXING,
+        _methods.ORDERING,
+        _methods.SCATTERING,
         ("detach", "numel", "is_floating_point", "is_complex", "rsub", "resize_as_", "as_strided_"),
         [name + "_" for name in _methods.IN_PLACE_FUNCTIONS],
     )
@@ -157,7 +160,17 @@ globals().update(_functions)
 give_out(globals())
 
 
-_LATE_MODULES = ("cuda", "func", "interop", "nn", "optim", "profiler", "special", "utils")
+_LATE_MODULES = (
+    "cuda",
+    "func",
+    "interop",
+    "nn",
+    "optim",
+    "profiler",
+    "return_types",
+    "special",
+    "utils",
+)
 _LATE_HOMES = {
     "tracegrad.compiler": "compile",
     "tracegrad.func": "vmap",

@@ -24,8 +24,10 @@ from tracegrad.ops import (
     indexing,
     linalg,
     numeric,
+    ordering,
     reduction,
     scanning,
+    scattering,
     shaping,
     special,
     striding,
@@ -167,10 +169,14 @@ IN_PLACE_VIEWS = (
 ).split()
 LINALG = "matmul mm bmm mv dot vdot addmm addbmm addmv addr baddbmm outer ger inner cross".split()
 INDEXING = (
-    "gather scatter_add index_put index_fill index_copy masked_scatter "
+    "gather index_put index_fill index_copy masked_scatter "
     "index_select take_along_dim index_add nonzero masked_select tril triu diag "
     "trace"
 ).split()
+ORDERING = (
+    "sort argsort msort topk kthvalue median nanmedian quantile nanquantile mode cummax cummin"
+).split()
+SCATTERING = "scatter scatter_add scatter_reduce index_reduce".split()
 CONVERSIONS = "to double long short type_as cpu cuda copy_ fill_ zero_ detach_".split()
 
 # Functions whose in-place form computes the result and stores it.
@@ -183,7 +189,7 @@ IN_PLACE = (
     "bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift tril triu cumsum scatter_add "
     "index_add index_put index_fill index_copy masked_scatter addmm lgamma digamma mvlgamma erfinv logit "
     "xlogy sinc i0 sgn fix nan_to_num hypot nextafter gcd lcm copysign ldexp heaviside deg2rad rad2deg "
-    "cumprod renorm addbmm addmv addr baddbmm put"
+    "cumprod renorm addbmm addmv addr baddbmm put scatter scatter_reduce index_reduce"
 ).split()
 
 # Those that torch offers as functions as well.
@@ -211,6 +217,8 @@ def attach() -> None:
         (IN_PLACE_VIEWS, in_place_views),
         (LINALG, linalg),
         (INDEXING, indexing),
+        (ORDERING, ordering),
+        (SCATTERING, scattering),
         (CONVERSIONS, conversion),
     ):
         for name in names:

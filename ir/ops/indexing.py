@@ -20,6 +20,7 @@ from .samples import FLOATS, Sample, draw
 
 
 def check_bounds(index: np.ndarray, extent: int, axis: int) -> None:
+    """Raise IndexError for a position that is out of bounds."""
     if index.size and (index.min() < 0 or index.max() >= extent):
         wrong = int(index.min() if index.min() < 0 else index.max())
         raise IndexError(f"index {wrong} is out of bounds for dimension {axis} with size {extent}")
@@ -27,10 +28,10 @@ def check_bounds(index: np.ndarray, extent: int, axis: int) -> None:
 
 def _evaluate_gather(x: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
     check_bounds(index, x.shape[axis], axis)
-    return x[_along(index, axis)]
+    return x[along(index, axis)]
 
 
-def _along(index: np.ndarray, axis: int) -> tuple[Any, ...]:
+def along(index: np.ndarray, axis: int) -> tuple[Any, ...]:
     """The index tuple that replaces the coordinate along `axis` by `index`."""
     grid: list[Any] = list(np.ogrid[tuple(slice(n) for n in index.shape)])
     grid[axis] = index
@@ -42,7 +43,7 @@ def _evaluate_scatter_add(
 ) -> np.ndarray:
     check_bounds(index, x.shape[axis], axis)
     result = np.array(x)
-    np.add.at(result, _along(index, axis), src)
+    np.add.at(result, along(index, axis), src)
     return result
 
 
@@ -130,13 +131,11 @@ def _evaluate_index_copy(
 ) -> np.ndarray:
     check_bounds(index, x.shape[axis], axis)
     result = np.array(x)
-    # One position at a time where positions repeat, so that the last one wins, as in native code.
-    if np.unique(index).size == index.size:
-        result[(*_lead(axis), index)] = src
-    else:
-        flat = src.reshape(*src.shape[:axis], index.size, *src.shape[axis + index.ndim :])
-        for number, position in enumerate(index.ravel()):
-            result[(*_lead(axis), position)] = flat[(*_lead(axis), number)]
+    flat = index.ravel()
+    values = src.reshape(*src.shape[:axis], flat.size, *src.shape[axis + index.ndim :])
+    # Of positions that repeat the last one counts, as in native code.
+    last = flat.size - 1 - np.unique(flat[::-1], return_index=True)[1]
+    result[(*_lead(axis), flat[last])] = values.take(last, axis)
     return result
 
 

@@ -70,13 +70,15 @@ def _extremum_jvp(
     return sum_(where(hit, tangent, 0.0), axis=axis, keepdims=keepdims) / count
 
 
-def _lowest(dtype: DType) -> float | int | bool:
+def lowest(dtype: DType) -> float | int | bool:
+    """The smallest number of a dtype."""
     if dtype.is_floating:
         return -np.inf
     return False if dtype.category == 0 else int(np.iinfo(dtype.np).min)
 
 
-def _highest(dtype: DType) -> float | int | bool:
+def highest(dtype: DType) -> float | int | bool:
+    """The greatest number of a dtype."""
     if dtype.is_floating:
         return np.inf
     return True if dtype.category == 0 else int(np.iinfo(dtype.np).max)
@@ -90,7 +92,7 @@ max_: Op = primitive(
     jvp=_extremum_jvp,
     attrs=("axis", "keepdims"),
     batch=shifted(axis=axes),
-    lower=Reduce(lambda s, acc, x: s.maximum(acc, x), _lowest, exact=True),
+    lower=Reduce(lambda s, acc, x: s.maximum(acc, x), lowest, exact=True),
     samples=with_attrs(_CASES, dtypes=NUMBERS),
 )
 min_: Op = primitive(
@@ -101,7 +103,7 @@ min_: Op = primitive(
     jvp=_extremum_jvp,
     attrs=("axis", "keepdims"),
     batch=shifted(axis=axes),
-    lower=Reduce(lambda s, acc, x: s.minimum(acc, x), _highest, exact=True),
+    lower=Reduce(lambda s, acc, x: s.minimum(acc, x), highest, exact=True),
     samples=with_attrs(_CASES, dtypes=NUMBERS),
 )
 

@@ -14,6 +14,7 @@ from . import (
     convolutions,
     creation,
     functions,
+    ordering,
     scanning,
     special,
     windows,
@@ -29,6 +30,7 @@ CASES = [
     *arrangement.CASES,
     *convolutions.CASES,
     *windows.CASES,
+    *ordering.CASES,
 ]
 CREATION = [*creation.CASES]
 

@@ -1,4 +1,4 @@
-"""Reading and writing parts: ``x[...]`` with everything NumPy accepts, gather, scatter_add, index_select.
+"""Reading and writing parts: ``x[...]`` with everything NumPy accepts, gather, index_select, index_add.
 
 An index is taken apart once, by :func:`parse_index`: a *basic* part (integers, slices, None, ellipsis), which
 makes a view, and at most one *advanced* part (index tensors, bool masks), which gathers.
@@ -562,15 +562,15 @@ def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
         IndexError: a position is out of bounds.
     """
     axis = canonical_dim(dim, input._data.ndim)
-    _check_index("gather", input, index, axis)
+    _check_index(input, index, axis)
     if input._data.ndim == 0:
         return reshape(gather(reshape(input, 1), 0, reshape(index, 1)), index.shape)
     return apply(registered("gather"), (_trimmed(input, index, axis), index), {"axis": axis})
 
 
-def _check_index(name: str, x: Tensor, index: Tensor, axis: int) -> None:
+def _check_index(x: Tensor, index: Tensor, axis: int) -> None:
     if index.dtype is not int64:
-        raise RuntimeError(f"{name}(): Expected dtype int32/int64 for index")
+        raise RuntimeError("gather(): Expected dtype int32/int64 for index")
     if max(index._data.ndim, 1) != max(x._data.ndim, 1):
         raise RuntimeError("Index tensor must have the same number of dimensions as input tensor")
     for i, (a, b) in enumerate(zip(index._data.shape, x._data.shape, strict=False)):
@@ -591,18 +591,6 @@ def _trimmed(x: Tensor, index: Tensor, axis: int) -> Tensor:
         return x
     n = x._data.ndim
     return apply_view(_slice, x, {"start": (0,) * n, "limit": limit, "stride": (1,) * n})
-
-
-def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
-    """`input` with ``src[i][j]`` added at ``[index[i][j]][j]`` (dim 0); duplicates add up."""
-    axis = canonical_dim(dim, input._data.ndim)
-    _check_index("scatter", input, index, axis)
-    source = (
-        src
-        if src._data.shape == index._data.shape
-        else getitem(src, tuple(slice(n) for n in index.shape))
-    )
-    return apply(registered("scatter_add"), (input, index, source), {"axis": axis})
 
 
 @composite("IndexSelectBackward0")

@@ -116,7 +116,8 @@ _RULES = (
     (
         SAME,
         "max min argmax argmin softmax log_softmax norm matmul mm bmm mv addmm addbmm baddbmm addmv inner "
-        "tril triu diag renorm tensordot cross slice_scatter avg_pool2d avg_pool3d",
+        "tril triu diag renorm tensordot cross slice_scatter avg_pool2d avg_pool3d sort argsort msort topk scatter "
+        "scatter_reduce index_reduce",
     ),
     (CASTING, "var std logsumexp normal diff kron addr"),
     (NARROWED, "narrow_copy"),
@@ -129,7 +130,33 @@ _RULES = (
         ),
         "take",
     ),
-    (SAME._replace(words="expected scalar_type {result} but found {out}"), "logcumsumexp"),
+    (
+        SAME._replace(words="expected scalar_type {result} but found {out}"),
+        "logcumsumexp cummax cummin",
+    ),
+    (SAME._replace(words="output values must be of same type as input"), "kthvalue"),
+    (
+        SAME._replace(words="expected scalar type '{result}' but got '{out}' for values output"),
+        "mode",
+    ),
+    (
+        SAME._replace(
+            words="Expected tensor for 'values' to have the same type as tensor for argument #2 'self'; but type "
+            "torch.{out}Tensor does not equal torch.{result}Tensor (while checking arguments for median)"
+        ),
+        "median nanmedian",
+    ),
+    (
+        SAME._replace(words="{function}() out tensor must be same dtype as the input tensor"),
+        "quantile nanquantile",
+    ),
+    (
+        SAME._replace(
+            words="torch.searchsorted(): output tensor's dtype is wrong, it can only be Int(int32) or Long(int64) "
+            "depending on whether out_int32 flag is True, but we got output tensor's dtype {out}"
+        ),
+        "searchsorted bucketize",
+    ),
     (ADDING, "sum cumsum prod cumprod"),
     (AVERAGING, "mean nansum nanmean"),
     (TRUTH, "any all"),

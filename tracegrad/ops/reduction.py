@@ -5,8 +5,9 @@ from __future__ import annotations
 import builtins
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from tracegrad import return_types
 from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import DType, bool_, int64
@@ -33,16 +34,6 @@ _gather = registered("gather")
 _reshape = registered("reshape")
 _softmax = registered("softmax")
 _log_softmax = registered("log_softmax")
-
-
-class ValuesIndices(NamedTuple):
-    """Extrema or order statistics, and where they stand."""
-
-    values: Tensor
-    indices: Tensor
-
-    def __repr__(self) -> str:
-        return f"torch.return_types.max(\nvalues={self.values!r},\nindices={self.indices!r})"
 
 
 def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
@@ -198,8 +189,9 @@ def _extremum(input: Tensor, dim: Any, keepdim: bool, other: Tensor | None, name
         return shown_as(
             (amax if name == "max" else amin)(input), name.capitalize() + "Backward1", input
         )
+    result = getattr(return_types, name)
     if input._data.ndim == 0:
-        return ValuesIndices(input.clone(), _arg(input, dim, keepdim, "arg" + name))
+        return result(input.clone(), _arg(input, dim, keepdim, "arg" + name))
     axis = canonical_dim(dim, input._data.ndim)
     indices = _arg(input, axis, True, "arg" + name, name)
     values = apply(_gather, (input, indices), {"axis": axis})
@@ -207,7 +199,7 @@ def _extremum(input: Tensor, dim: Any, keepdim: bool, other: Tensor | None, name
         shape = tuple(n for i, n in enumerate(input._data.shape) if i != axis)
         values = apply(_reshape, (values,), {"shape": shape})
         indices = apply(_reshape, (indices,), {"shape": shape})
-    return ValuesIndices(shown_as(values, name.capitalize() + "Backward0", input), indices)
+    return result(shown_as(values, name.capitalize() + "Backward0", input), indices)
 
 
 @reported("aten::max")
@@ -226,18 +218,10 @@ def min(
     return _extremum(input, dim, keepdim, other, "min")
 
 
-class MinMax(NamedTuple):
-    """Both extrema."""
-
-    min: Tensor
-    max: Tensor
-
-    def __repr__(self) -> str:
-        return f"torch.return_types.aminmax(\nmin={self.min!r},\nmax={self.max!r})"
-
-
 @reported("aten::aminmax")
-def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> MinMax:
+def aminmax(
+    input: Tensor, *, dim: int | None = None, keepdim: bool = False
+) -> return_types.aminmax:
     """The minimum and the maximum of all elements, or along `dim`.
 
     Raises:
@@ -257,7 +241,7 @@ def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> 
         shown_as(extremum(input, dim, keepdim), "AminmaxBackward0", input)
         for extremum in (amin, amax)
     )
-    return MinMax(low, high)
+    return return_types.aminmax(low, high)
 
 
 @reported("aten::any")

@@ -1,0 +1,54 @@
+"""What functions with several results return: named tuples, called as in ``torch.return_types``."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from tracegrad.tensor import Tensor
+
+
+def _shown(result: Any) -> str:
+    fields = ",\n".join(f"{name}={getattr(result, name)!r}" for name in result._fields)
+    return f"torch.return_types.{type(result).__name__}(\n{fields})"
+
+
+class ValuesIndices(NamedTuple):
+    """Elements, and where they stand."""
+
+    values: Tensor
+    indices: Tensor
+
+
+def _values_indices(name: str) -> type[ValuesIndices]:
+    members = {"__slots__": (), "__repr__": _shown, "__module__": __name__}
+    return type(name, (ValuesIndices,), members)
+
+
+max = _values_indices("max")
+min = _values_indices("min")
+sort = _values_indices("sort")
+topk = _values_indices("topk")
+kthvalue = _values_indices("kthvalue")
+median = _values_indices("median")
+nanmedian = _values_indices("nanmedian")
+mode = _values_indices("mode")
+cummax = _values_indices("cummax")
+cummin = _values_indices("cummin")
+
+
+class aminmax(NamedTuple):  # noqa: N801
+    """Both extrema."""
+
+    min: Tensor
+    max: Tensor
+
+    __repr__ = _shown
+
+
+class histogram(NamedTuple):  # noqa: N801
+    """What fell into each bin, and the edges of the bins."""
+
+    hist: Tensor
+    bin_edges: Tensor
+
+    __repr__ = _shown
