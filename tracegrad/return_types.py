@@ -36,19 +36,13 @@ cummax = _values_indices("cummax")
 cummin = _values_indices("cummin")
 
 
-class aminmax(NamedTuple):  # noqa: N801
-    """Both extrema."""
-
+class _MinMax(NamedTuple):
     min: Tensor
     max: Tensor
 
-    __repr__ = _shown
 
+class aminmax(_MinMax):  # noqa: N801
+    """Both extrema."""
 
-class histogram(NamedTuple):  # noqa: N801
-    """What fell into each bin, and the edges of the bins."""
-
-    hist: Tensor
-    bin_edges: Tensor
-
+    __slots__ = ()
     __repr__ = _shown
