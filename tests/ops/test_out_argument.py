@@ -120,7 +120,7 @@ REFUSED = {
     },
     "don't support automatic differentiation": {
         *("softmax", "log_softmax", "floor_divide", "inner", "diag", "ndtr", "tensordot"),
-        "slice_scatter",
+        *("slice_scatter", "quantile", "nanquantile"),
     },
     "Found dtype Double but expected Float": {"clamp", "clip", "lerp"},
     "Expected out tensor to have dtype float, but got double instead": {"max", "min"},
@@ -129,7 +129,8 @@ REFUSED = {
 OTHER_WORDS = {
     *("mean", "nansum", "logsumexp", "matmul", "mv", "inner", "nonzero", "diag", "max", "min"),
     *("clamp", "clip", "lerp", "narrow_copy", "mvlgamma", "multigammaln", "ndtr", "aminmax"),
-    "tensordot",
+    *("tensordot", "searchsorted", "bucketize", "kthvalue", "median", "nanmedian", "mode"),
+    *("quantile", "nanquantile"),
 }
 _RUNNING_PRODUCTS = ("i2x3,0", "f2x3x4,1", "f2x3x4,-1", "f2x3,1", "f1x3,0", "b2x3,1")
 # What torch does not do right, or as it does everywhere else.
@@ -147,6 +148,13 @@ QUIRKS = {
     "cumsum(f2x3x4,1) into bool": "not implemented for bool",
     "cumsum(i2x3,0) into bool": "sums of bools",
     **{f"cumprod({x}) into bool": "not implemented for bool" for x in _RUNNING_PRODUCTS},
+    "argsort(f": "refuses operands that require grad, though positions have no gradient",
+    **{
+        f"{c} into {kind}": "resizes to another shape on the way, or writes what comes last"
+        for c in CASES
+        if c.name in ("kthvalue", "median", "nanmedian", "mode", "quantile", "nanquantile", "topk")
+        for kind in ("wrong", "repeated")
+    },
     "nanmean(": "counts two changes",
     "kron(": "counts two changes",
     "addbmm(": "counts a change for each matrix",
