@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .convolution import CONVOLUTION_STEP
 from .derivatives import ROSENBROCK_HESSIAN
 from .eager import EAGER_LOOP, EAGER_LOOP_BACKWARD, EAGER_THREE_LAYER, EAGER_TWO_LAYER
 from .measurement import Benchmark
@@ -17,6 +18,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         SCALAR_CALL,
         ROSENBROCK_HESSIAN,
         POLICY_STEP,
+        CONVOLUTION_STEP,
         LAYERNORM_GELU,
         EAGER_LOOP,
         EAGER_LOOP_BACKWARD,
