@@ -25,6 +25,9 @@ from tracegrad.nn.activations import (
     Tanh,
     Tanhshrink,
 )
+from tracegrad.nn.attention import (
+    MultiheadAttention,
+)
 from tracegrad.nn.containers import ModuleDict, ModuleList, ParameterList, Sequential
 from tracegrad.nn.convolution import (
     Conv1d,
@@ -101,6 +104,13 @@ from tracegrad.nn.resampling import (
     UpsamplingBilinear2d,
     UpsamplingNearest2d,
 )
+from tracegrad.nn.transformers import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
     "ELU",
@@ -159,6 +169,7 @@ __all__ = [
     "Module",
     "ModuleDict",
     "ModuleList",
+    "MultiheadAttention",
     "NLLLoss",
     "Parameter",
     "ParameterList",
@@ -182,6 +193,11 @@ __all__ = [
     "Softsign",
     "Tanh",
     "Tanhshrink",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "Unflatten",
     "Unfold",
     "Upsample",

@@ -33,6 +33,10 @@ from tracegrad.nn.adaptive_pooling_functions import (
     adaptive_max_pool2d,
     adaptive_max_pool3d,
 )
+from tracegrad.nn.attention_functions import (
+    multi_head_attention_forward,
+    scaled_dot_product_attention,
+)
 from tracegrad.nn.convolution_functions import (
     conv1d,
     conv2d,
@@ -129,6 +133,7 @@ __all__ = [
     "max_pool3d",
     "mish",
     "mse_loss",
+    "multi_head_attention_forward",
     "nll_loss",
     "normalize",
     "one_hot",
@@ -137,6 +142,7 @@ __all__ = [
     "pixel_unshuffle",
     "relu",
     "relu6",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",
