@@ -33,6 +33,20 @@ class Run(NamedTuple):
 PLOTTING = ("sklearn", "matplotlib", "tqdm")
 RUNS = [
     Run(
+        "polynomial_fit.py",
+        ("--quick", "--out", "{out}"),
+        ("scipy", "matplotlib"),
+        ("least squares: loss 0.016693", "BFGS: loss 0.016693", "us compiled,", "descend: Stats("),
+        ("polynomial_fit.png",),
+    ),
+    Run(
+        "hmc_sampler.py",
+        ("--quick", "--out", "{out}"),
+        ("matplotlib",),
+        ("(exact 1.000)", "(exact 0.866)", "us compiled,", "native=398, interpreted=0, eager=2"),
+        ("hmc_sampler.png",),
+    ),
+    Run(
         "train_digits.py",
         ("--quick", "--out", "{out}"),
         PLOTTING,
