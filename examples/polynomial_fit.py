@@ -4,12 +4,14 @@
 
 The points lie on a sine. Gradient descent is one compiled function with `backward()` and the update inside.
 `tg.interop.ScipyObjective` hands the same loss to `scipy.optimize.minimize`, as a function that returns value and
-gradient. Both are compared with the least squares solution, which is known for a polynomial.
+gradient. Both are compared with the least squares solution, which is known for a polynomial: it prints the three
+losses and the calls that ran natively, and exits with an error where they differ. Takes about 5 s.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from timeit import Timer
@@ -58,7 +60,7 @@ def microseconds(function: Callable[[], object]) -> float:
     return seconds / turns * 1e6
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer steps of gradient descent")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "output")
@@ -111,7 +113,12 @@ def main() -> None:
     right.legend()
     figure.savefig(options.out / "polynomial_fit.png", dpi=110)
     print("picture:", options.out / "polynomial_fit.png")
+    slack = 0.5 if options.quick else 1e-3
+    if not (found.fun < least * (1 + 1e-8) and descent[-1] < least * (1 + slack)):
+        print("a fit is worse than least squares", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
