@@ -41,6 +41,13 @@ from tracegrad.ir.types import (
     int64,
     uint8,
 )
+from tracegrad.memory_format import (
+    channels_last,
+    channels_last_3d,
+    contiguous_format,
+    memory_format,
+    preserve_format,
+)
 from tracegrad.ops.arrangement import (
     atleast_1d,
     atleast_2d,

@@ -22,9 +22,10 @@ from tracegrad.ir.types import (
     promote,
     uint8,
 )
+from tracegrad.memory_format import check_format, contiguous_format, suggested_format
 from tracegrad.ops.arguments import as_tensor_operand, resolve_dtype, to_dtype
 from tracegrad.ops.elementwise import clone
-from tracegrad.ops.shaping import expand
+from tracegrad.ops.shaping import contiguous, expand
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, default_float, make_tensor, set_default_float
 
@@ -98,7 +99,11 @@ def type_as(input: Tensor, other: Tensor) -> Tensor:
 
 
 def cpu(input: Tensor, memory_format: Any = None) -> Tensor:
-    """Itself: everything is on the CPU."""
+    """Itself: everything is on the CPU. A copy, if its channels are last and ``contiguous_format`` is asked for."""
+    check_format("cpu", memory_format)
+    if memory_format is contiguous_format:
+        found = suggested_format(input._data.shape, input.stride())
+        return input if found is contiguous_format else contiguous(input)
     return input
 
 

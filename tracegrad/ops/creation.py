@@ -12,6 +12,7 @@ from tracegrad.device import Device
 from tracegrad.dispatch import apply
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType, float32, from_numpy_dtype, int64
+from tracegrad.memory_format import check_format, preserve_format
 from tracegrad.ops.arguments import new_shape, number_dtype, resolve_dtype
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, default_float, make_tensor
@@ -24,7 +25,7 @@ def _finish(data: np.ndarray, source: Any, device: Any, requires_grad: bool) -> 
     out = make_tensor(data, source)
     if requires_grad and data.dtype.kind != "f":
         raise RuntimeError("Only Tensors of floating point and complex dtype can require gradients")
-    return out.requires_grad_() if requires_grad else out
+    return out._ask_for_grad() if requires_grad else out
 
 
 def _plain_data(data: Any) -> Any:
@@ -194,6 +195,9 @@ def empty(
     memory_format: Any = None,
 ) -> Tensor:
     """Like `zeros`: what torch leaves uninitialised is zero here, so that results can be repeated."""
+    check_format("empty", memory_format)
+    if memory_format is preserve_format:
+        raise RuntimeError("unsupported memory format Preserve")
     return _filled(size, 0, dtype, device, requires_grad)
 
 
@@ -228,6 +232,7 @@ def zeros_like(
     memory_format: Any = None,
 ) -> Tensor:
     """Zeros of the shape and dtype of `input`."""
+    check_format("zeros_like", memory_format)
     return _like(input, 0, dtype, device, requires_grad)
 
 
@@ -241,6 +246,7 @@ def ones_like(
     memory_format: Any = None,
 ) -> Tensor:
     """Ones of the shape and dtype of `input`."""
+    check_format("ones_like", memory_format)
     return _like(input, 1, dtype, device, requires_grad)
 
 
@@ -254,6 +260,7 @@ def empty_like(
     memory_format: Any = None,
 ) -> Tensor:
     """Like `zeros_like`; see `empty`."""
+    check_format("empty_like", memory_format)
     return _like(input, 0, dtype, device, requires_grad)
 
 
@@ -378,7 +385,7 @@ def eye(
         Device(device)
     ones = iota(n).unsqueeze(-1) == iota(n if m is None else m)
     out = ones.to(resolve_dtype(dtype) or default_float())
-    return out.requires_grad_() if requires_grad else out
+    return out._ask_for_grad() if requires_grad else out
 
 
 def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:

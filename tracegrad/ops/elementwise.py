@@ -12,6 +12,7 @@ from tracegrad import lean
 from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType, bool_
+from tracegrad.memory_format import check_format, contiguous_format
 from tracegrad.ops.arguments import (
     as_tensor_operand,
     common_operands,
@@ -21,7 +22,7 @@ from tracegrad.ops.arguments import (
     to_dtype,
 )
 from tracegrad.reporting import reported
-from tracegrad.tensor import Tensor, make_tensor
+from tracegrad.tensor import Tensor, is_lifted, make_tensor
 
 
 def refuse_dtype(x: Tensor, kinds: str, name: str) -> None:
@@ -505,8 +506,17 @@ def isclose(
 
 
 def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
-    """A copy with memory of its own; gradients flow through."""
-    return apply(_clone, (input,))
+    """A copy with memory of its own; gradients flow through.
+
+    Raises:
+        NotImplementedError: a memory format with the channels last.
+    """
+    out = apply(_clone, (input,))
+    if memory_format is not None:
+        check_format("clone", memory_format)
+        if memory_format is contiguous_format and not is_lifted(out) and out._data.ndim:
+            out._data = np.ascontiguousarray(out._data)
+    return out
 
 
 _clone = registered("copy")

@@ -18,6 +18,12 @@ from tracegrad.geometry import place, resize
 from tracegrad.grad_mode import state
 from tracegrad.inplace import bump_version, check_in_place
 from tracegrad.ir.memory import restrided, row_major
+from tracegrad.memory_format import (
+    check_is_format,
+    format_strides,
+    preserve_format,
+    suggested_format,
+)
 from tracegrad.node import move_retained
 from tracegrad.ops import shaping, striding
 from tracegrad.ops.arguments import shape_argument, shape_from
@@ -81,12 +87,15 @@ as_strided_ = in_place_view(striding.as_strided)
 
 
 def resize_(self: Tensor, *size: Any, memory_format: Any = None, **named: Any) -> Tensor:
-    """Give the tensor another shape, row-major in its storage, which grows where needed; new elements are zero.
+    """Give the tensor another shape in its storage, which grows where needed; new elements are zero.
 
     Views of the tensor keep their memory: they share it no more if it had to grow.
 
+    Args:
+        memory_format: in which order the elements stand; row-major by default, unless the shape is what it was.
+
     Raises:
-        RuntimeError: the tensor requires grad, or an extent is negative.
+        RuntimeError: the tensor requires grad, an extent is negative, or the format is none for the shape.
         NotImplementedError: it is a view that would leave the memory of its base.
     """
     shape = shape_argument("resize_", "size", size, named)
@@ -96,15 +105,20 @@ def resize_(self: Tensor, *size: Any, memory_format: Any = None, **named: Any) -
         )
     if self.requires_grad:
         raise RuntimeError("cannot resize variables that require grad")
-    if shape != self._data.shape:
+    check_is_format("resize_", memory_format)
+    strides = format_strides(memory_format, shape)
+    if shape != self._data.shape or (memory_format is not None and strides != self.stride()):
         _follow(self, "resize_()")
-        resize(self, shape)
+        resize(self, shape, strides)
         bump_version(self)
     return self
 
 
 def resize_as_(self: Tensor, the_template: Tensor, *, memory_format: Any = None) -> Tensor:
     """`resize_` to the shape of another tensor.
+
+    Args:
+        memory_format: as for `resize_`; ``preserve_format`` is that of `the_template`.
 
     Raises:
         TypeError: `the_template` is no tensor.
@@ -114,7 +128,11 @@ def resize_as_(self: Tensor, the_template: Tensor, *, memory_format: Any = None)
             "resize_as_(): argument 'the_template' (position 1) must be Tensor, not "
             f"{type(the_template).__name__}"
         )
-    return resize_(self, tuple(the_template.shape))
+    check_is_format("resize_as_", memory_format)
+    shape = tuple(the_template.shape)
+    if memory_format is preserve_format:
+        memory_format = suggested_format(shape, the_template.stride())
+    return resize_(self, shape, memory_format=memory_format)
 
 
 def set_(

@@ -12,6 +12,7 @@ import numpy as np
 from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType
+from tracegrad.memory_format import check_format, contiguous_format, preserve_format
 from tracegrad.ops.arguments import (
     canonical_dim,
     distinct_dims,
@@ -304,10 +305,23 @@ def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(x if x._data.shape == shape else expand(x, shape) for x in tensors)
 
 
-def contiguous(input: Tensor, memory_format: Any = None) -> Tensor:
-    """Itself if its elements are in row-major order without gaps, else a copy that is."""
+def contiguous(input: Tensor, memory_format: Any = contiguous_format) -> Tensor:
+    """Itself if its elements are in row-major order without gaps, else a copy that is.
+
+    Raises:
+        RuntimeError: the format is ``preserve_format``.
+        NotImplementedError: a memory format with the channels last.
+    """
+    if memory_format is not contiguous_format:
+        if memory_format is None:
+            raise TypeError(
+                "contiguous(): argument 'memory_format' must be torch.memory_format, not NoneType"
+            )
+        check_format("contiguous", memory_format)
     if input._data.flags.c_contiguous:
         return input
+    if memory_format is preserve_format:
+        raise RuntimeError("preserve memory format is unsupported by the contiguous operator")
     out = apply(_copy, (input,))
     if not is_lifted(out):
         out._data = np.ascontiguousarray(out._data)
