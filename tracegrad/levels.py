@@ -53,8 +53,8 @@ class Level:
         entered: whether it is going on.
     """
 
-    tapes = False
-    """Whether the level has a tape of its own."""
+    by_user = False
+    """Whether ``autograd.forward_ad.enter_dual_level`` began it, rather than a transform of a function."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -109,7 +109,6 @@ class Level:
 class LiftingLevel(Level):
     """A level with a tape of its own, whose tensors hold Lifted values."""
 
-    tapes = True
     size = 1
     """The number of examples in a stack."""
     quiet = False
@@ -183,6 +182,15 @@ class LiftingLevel(Level):
         x._counter = None if x._base is None else x._base._version_counter()
         x._view_version = x._version
         self.adopted.append(x)
+
+    def kept(self, x: Tensor) -> Tensor:
+        """`x` as it is at this level, for after the level was left: one that was adopted is given back then."""
+        if not any(x is other for other in self.adopted):
+            return x
+        out = new_tensor(x._data)
+        for name in _HISTORY:
+            setattr(out, name, getattr(x, name, None))
+        return out
 
     def copied(self, physical: Tensor) -> Tensor:
         """A copy of a tensor of the level below."""

@@ -144,7 +144,7 @@ def _normal(shape: tuple[int, ...], dtype: DType, generator: Generator | None) -
 
 
 def _finish(out: Tensor, requires_grad: bool) -> Tensor:
-    return out.requires_grad_() if requires_grad else out
+    return out._ask_for_grad() if requires_grad else out
 
 
 @reported("aten::rand")

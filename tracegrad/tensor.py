@@ -234,14 +234,36 @@ class Tensor:
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
-        self.requires_grad_(value)
+        if not isinstance(value, bool):
+            raise RuntimeError("requires_grad must be a bool")
+        if value and self._grad_fn is not None:
+            raise RuntimeError("you can only change requires_grad flags of leaf variables.")
+        if value and self._data.dtype.kind != "f":
+            raise RuntimeError(
+                "only Tensors of floating point and complex dtype can require gradients"
+            )
+        self._ask_for_grad(value)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Ask for the gradient with respect to this leaf (or no longer). Returns itself.
 
         Raises:
-            RuntimeError: it is not floating point, or not a leaf; or an inference tensor, outside of the mode.
+            RuntimeError: it is not floating point, or not a leaf; or an inference tensor, outside of the mode; or a
+                function is being transformed.
         """
+        if state.levels:
+            refuse_inside_transforms(
+                "requires_grad_", " (or perhaps using torch.autograd.functional.* APIs)"
+            )
+        if not isinstance(requires_grad, bool):
+            raise TypeError(
+                "requires_grad_(): argument 'requires_grad' (position 1) must be bool, not "
+                f"{type(requires_grad).__name__}"
+            )
+        return self._ask_for_grad(requires_grad)
+
+    def _ask_for_grad(self, requires_grad: bool = True) -> Tensor:
+        """`requires_grad_`, for new tensors and inside of transforms as well."""
         if requires_grad and self._data.dtype.kind != "f":
             raise RuntimeError("only Tensors of floating point dtype can require gradients")
         if requires_grad and self._counter is UNTRACKED and state.inference is None:
@@ -256,10 +278,10 @@ class Tensor:
                     "var_no_grad = var.detach()."
                 )
             return self
-        changed = self._requires_grad is not bool(requires_grad)
+        changed = self._requires_grad is not requires_grad
         if changed and state.trace is not None and not is_lifted(self):
             state.trace.changed_flags(self)
-        self._requires_grad = bool(requires_grad)
+        self._requires_grad = requires_grad
         return self
 
     @property
@@ -334,10 +356,12 @@ class Tensor:
         """Have `backward` fill `grad` of this non-leaf tensor.
 
         Raises:
-            RuntimeError: it does not require grad.
+            RuntimeError: it does not require grad; or a function is being transformed.
         """
         if not self.requires_grad:
             raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
+        if state.levels:
+            refuse_inside_transforms("retain_grad")
         node = self._own_record()
         if node is not None:
             node.hooks_made().retained[self._output_nr] = weakref.ref(self)
@@ -653,6 +677,16 @@ def _created(t: Tensor, source: Any) -> Tensor:
             state.trace.created(t, source)
         mark_inference(t)
     return t
+
+
+def refuse_inside_transforms(method: str, instead_of: str = "") -> None:
+    """Raise torch's error if a function is being transformed, where gradients are not asked for in this way."""
+    if any(not level.by_user for level in state.levels):
+        raise RuntimeError(
+            f"You are attempting to call Tensor.{method}(){instead_of} inside of a function being transformed by a "
+            "functorch transform. This is unsupported, please attempt to use the functorch transforms (e.g. grad, vjp, "
+            f"jacrev, jacfwd, hessian) or call {method}() outside of a function being transformed instead."
+        )
 
 
 def mark_inference(t: Tensor) -> Tensor:

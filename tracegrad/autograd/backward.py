@@ -168,7 +168,7 @@ def backward(
             stacklevel=2,
         )
         grad_tensors = grad_variables
-    if any(level.tapes for level in state.levels):
+    if any(not level.by_user for level in state.levels):
         raise RuntimeError(
             "backward() called inside a functorch transform. This is not supported, please use functorch.grad or "
             "functorch.vjp instead or call backward() outside of functorch transforms."

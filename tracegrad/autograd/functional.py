@@ -88,7 +88,7 @@ def _detached(tensors: Tensors, create_graph: bool, requires_grad: bool) -> Tens
         if create_graph and x.requires_grad:
             found.append(x.view_as(x))
         else:
-            found.append(x.detach().requires_grad_(requires_grad))
+            found.append(x.detach()._ask_for_grad(requires_grad))
             found[-1]._tangents = x._tangents  # Forward mode goes on through it.
     return tuple(found)
 

@@ -30,7 +30,7 @@ def _variables(level: GradLevel, value: Any) -> tuple[list[Tensor], Any]:
     for x in leaves:
         if not isinstance(x, Tensor):
             raise ValueError(f"Thing passed to transform API must be Tensor, got {type(x)}")
-        variables.append(level.wrap(x, batched=False).requires_grad_())
+        variables.append(level.wrap(x, batched=False)._ask_for_grad())
     return variables, pytree.unflatten(spec, iter(variables))
 
 
@@ -153,8 +153,8 @@ def _vjp(
     with level, enable_grad():
         variables, inside = _variables(level, primals)
         returned, aux = split_aux("vjp(f, *primals)", func(*inside), has_aux)
-        outputs, spec = pytree.flatten(returned)
-        for out in outputs:
+        leaves, spec = pytree.flatten(returned)
+        for out in leaves:
             if not isinstance(out, Tensor):
                 raise RuntimeError(
                     f"vjp(f, *primals): expected f(*primals) to return only tensors, got unsupported type {type(out)}"
@@ -164,6 +164,7 @@ def _vjp(
                     "vjp(f, ...): All outputs of f must be floating-point or complex Tensors, got Tensor with "
                     f"dtype {out.dtype}"
                 )
+        outputs = [level.kept(out) for out in leaves]
         value, aux = _outside(level, returned), _outside(level, aux)
     primal_spec = pytree.flatten(primals)[1]
 

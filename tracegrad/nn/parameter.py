@@ -43,7 +43,7 @@ class Parameter(Tensor):
             raise RuntimeError(
                 "Only Tensors of floating point and complex dtype can require gradients"
             )
-        out.requires_grad_(requires_grad)
+        out._ask_for_grad(requires_grad)
         return out  # type: ignore[return-value]
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
