@@ -65,6 +65,7 @@ from tracegrad.ops.arrangement import (
 )
 from tracegrad.ops.contraction import chain_matmul, einsum, kron, tensordot
 from tracegrad.ops.conversion import can_cast, get_default_dtype, promote_types, set_default_dtype
+from tracegrad.ops.counting import isin
 from tracegrad.ops.creation import (
     arange,
     as_tensor,
@@ -112,6 +113,7 @@ from tracegrad.random import (
     seed,
     set_rng_state,
 )
+from tracegrad.sampling import multinomial
 from tracegrad.size import Size
 from tracegrad.tensor import Tensor
 
@@ -158,6 +160,7 @@ _functions = {
         _methods.INDEXING,
         _methods.ORDERING,
         _methods.SCATTERING,
+        _methods.COUNTING,
         ("detach", "numel", "is_floating_point", "is_complex", "rsub", "resize_as_", "as_strided_"),
         [name + "_" for name in _methods.IN_PLACE_FUNCTIONS],
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tracegrad import lean, random
+from tracegrad import lean, random, sampling
 from tracegrad.autograd.backward import backward
 from tracegrad.dispatch import apply
 from tracegrad.ir.op import Op, registered
@@ -18,6 +18,7 @@ from tracegrad.ops import (
     arrangement,
     contraction,
     conversion,
+    counting,
     creation,
     distances,
     in_place_views,
@@ -177,6 +178,8 @@ ORDERING = (
     "sort argsort msort topk kthvalue median nanmedian quantile nanquantile mode cummax cummin"
 ).split()
 SCATTERING = "scatter scatter_add scatter_reduce index_reduce".split()
+COUNTING = "unique unique_consecutive argwhere bincount histc histogram cov corrcoef".split()
+SAMPLING = ["multinomial"]
 CONVERSIONS = "to double long short type_as cpu cuda copy_ fill_ zero_ detach_".split()
 
 # Functions whose in-place form computes the result and stores it.
@@ -219,6 +222,7 @@ def attach() -> None:
         (INDEXING, indexing),
         (ORDERING, ordering),
         (SCATTERING, scattering),
+        (COUNTING, counting),
         (CONVERSIONS, conversion),
     ):
         for name in names:
@@ -227,6 +231,8 @@ def attach() -> None:
         setattr(Tensor, name, getattr(creation, name))
     for name in ("uniform_", "normal_", "bernoulli_", "bernoulli"):
         setattr(Tensor, name, getattr(random, name))
+    for name in SAMPLING:
+        setattr(Tensor, name, getattr(sampling, name))
     members: dict[str, Any] = {
         "float": conversion.float_,
         "int": conversion.int_,

@@ -124,7 +124,7 @@ def set_rng_state(new_state: Tensor) -> None:
     default_generator.set_state(new_state)
 
 
-def _uniform(shape: tuple[int, ...], dtype: DType, generator: Generator | None) -> Tensor:
+def uniform(shape: tuple[int, ...], dtype: DType, generator: Generator | None) -> Tensor:
     """Uniform in [0, 1): the upper 24 bits (53 for float64) as a fraction."""
     if not dtype.is_floating:
         word = dtype.legacy_name
@@ -139,8 +139,8 @@ def _uniform(shape: tuple[int, ...], dtype: DType, generator: Generator | None) 
 
 def _normal(shape: tuple[int, ...], dtype: DType, generator: Generator | None) -> Tensor:
     """Standard normal by the method of Box and Muller (1958), one pair of uniforms per element."""
-    radius = ew.sqrt(ew.mul(ew.log(ew.sub(1.0, _uniform(shape, dtype, generator))), -2.0))
-    return ew.mul(radius, ew.cos(ew.mul(_uniform(shape, dtype, generator), 2 * math.pi)))
+    radius = ew.sqrt(ew.mul(ew.log(ew.sub(1.0, uniform(shape, dtype, generator))), -2.0))
+    return ew.mul(radius, ew.cos(ew.mul(uniform(shape, dtype, generator), 2 * math.pi)))
 
 
 def _finish(out: Tensor, requires_grad: bool) -> Tensor:
@@ -154,7 +154,7 @@ def rand(
 ) -> Tensor:  # fmt: skip
     """Uniform in [0, 1)."""
     return _finish(
-        _uniform(new_shape(size), resolve_dtype(dtype) or default_float(), generator),
+        uniform(new_shape(size), resolve_dtype(dtype) or default_float(), generator),
         requires_grad,
     )
 
@@ -248,7 +248,7 @@ def bernoulli(
     if not bool(ew.logical_and(ew.ge(probabilities, 0), ew.le(probabilities, 1)).all()):
         raise RuntimeError("Expected p_in >= 0 && p_in <= 1 to be true, but got false.")
     return to_dtype(
-        ew.lt(_uniform(input._data.shape, input.dtype, generator), probabilities), input.dtype
+        ew.lt(uniform(input._data.shape, input.dtype, generator), probabilities), input.dtype
     )
 
 
@@ -257,7 +257,7 @@ def uniform_(
     self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None
 ) -> Tensor:
     """Fill in place with numbers uniform in [a, b)."""
-    return self.copy_(ew.add(ew.mul(_uniform(self._data.shape, self.dtype, generator), b - a), a))
+    return self.copy_(ew.add(ew.mul(uniform(self._data.shape, self.dtype, generator), b - a), a))
 
 
 @reported("aten::normal_")
@@ -271,5 +271,5 @@ def normal_(
 @reported("aten::bernoulli_")
 def bernoulli_(self: Tensor, p: float = 0.5, *, generator: Generator | None = None) -> Tensor:
     """Fill in place with 1 with probability `p`, else 0."""
-    drawn = ew.lt(_uniform(self._data.shape, default_float(), generator), p)
+    drawn = ew.lt(uniform(self._data.shape, default_float(), generator), p)
     return self.copy_(to_dtype(drawn, self.dtype))

@@ -46,3 +46,15 @@ class aminmax(_MinMax):  # noqa: N801
 
     __slots__ = ()
     __repr__ = _shown
+
+
+class _Histogram(NamedTuple):
+    hist: Tensor
+    bin_edges: Tensor
+
+
+class histogram(_Histogram):  # noqa: N801
+    """Counts, and the edges of the intervals that were counted in."""
+
+    __slots__ = ()
+    __repr__ = _shown

@@ -120,7 +120,7 @@ REFUSED = {
     },
     "don't support automatic differentiation": {
         *("softmax", "log_softmax", "floor_divide", "inner", "diag", "ndtr", "tensordot"),
-        *("slice_scatter", "quantile", "nanquantile"),
+        *("slice_scatter", "quantile", "nanquantile", "histc"),
     },
     "Found dtype Double but expected Float": {"clamp", "clip", "lerp"},
     "Expected out tensor to have dtype float, but got double instead": {"max", "min"},
@@ -155,6 +155,7 @@ QUIRKS = {
         if c.name in ("kthvalue", "median", "nanmedian", "mode", "quantile", "nanquantile", "topk")
         for kind in ("wrong", "repeated")
     },
+    "isin(2,": "warns of a resize from the right shape",
     "nanmean(": "counts two changes",
     "kron(": "counts two changes",
     "addbmm(": "counts a change for each matrix",

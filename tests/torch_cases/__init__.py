@@ -12,6 +12,7 @@ from . import (
     arrangement,
     contraction,
     convolutions,
+    counting,
     creation,
     functions,
     ordering,
@@ -31,6 +32,7 @@ CASES = [
     *convolutions.CASES,
     *windows.CASES,
     *ordering.CASES,
+    *counting.CASES,
 ]
 CREATION = [*creation.CASES]
 

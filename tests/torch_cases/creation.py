@@ -160,6 +160,9 @@ RANDOM = [
     case("normal", M, P),
     case("bernoulli", X((2, 3), 0, 1)),
     case("bernoulli", M, 0.3),
+    case("multinomial", X((5,), 0, 1), 3),
+    case("multinomial", X((2, 3), 0, 1), 7, True),
+    case("multinomial", X((0, 3)), 2, replacement=True),
     case("nn.functional.dropout", M, 0.5),
     case("nn.functional.dropout", M, 0.5, False),
 ]

@@ -117,7 +117,7 @@ _RULES = (
         SAME,
         "max min argmax argmin softmax log_softmax norm matmul mm bmm mv addmm addbmm baddbmm addmv inner "
         "tril triu diag renorm tensordot cross slice_scatter avg_pool2d avg_pool3d sort argsort msort topk scatter "
-        "scatter_reduce index_reduce",
+        "scatter_reduce index_reduce isin",
     ),
     (CASTING, "var std logsumexp normal diff kron addr"),
     (NARROWED, "narrow_copy"),
@@ -157,6 +157,14 @@ _RULES = (
         ),
         "searchsorted bucketize",
     ),
+    (
+        SAME._replace(
+            words="torch.histogram: input tensor and hist tensor should have the same dtype, but got input {c_result} "
+            "and hist {c_out}"
+        ),
+        "histc histogram",
+    ),
+    (SAME._replace(words="multinomial expects Long tensor out, got: {out}"), "multinomial"),
     (ADDING, "sum cumsum prod cumprod"),
     (AVERAGING, "mean nansum nanmean"),
     (TRUTH, "any all"),
