@@ -74,6 +74,49 @@ def test_records_are_those_of_apply(name: str, shape: tuple[int, ...]) -> None:
                     assert same(own[slot], value), slot
 
 
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_records_of_a_layer_are_those_of_a_transpose_and_a_sum(layout: str) -> None:
+    rng = np.random.default_rng(0)
+    for grads in itertools.product((False, True), repeat=3):
+        for history in (False, True):
+            leaves = [
+                tg.tensor(rng.standard_normal(shape).astype(np.float32), requires_grad=grad)
+                for shape, grad in zip([(4,), (2, 3), (4, 3)], grads, strict=True)
+            ]
+            if layout == "columns":
+                leaves[1] = tg.from_numpy(np.asfortranarray(leaves[1].detach().numpy()))
+                leaves[1].requires_grad_(grads[1])
+            bias, x, weight = leaves
+            if history:  # With a history, and changed in place.
+                bias, x, weight = bias * 1.0, x * 1.0, weight * 1.0
+                x += 1.0
+                weight += 1.0
+            found = tg.nn.functional.linear(x, weight, bias)
+            expected = dispatch.apply(registered("addmm"), (bias, x, weight.t()))
+            assert same(found._data, expected._data)
+            assert found.requires_grad == expected.requires_grad == any(grads)
+            if not any(grads):
+                continue
+            own, wanted = slots(found._grad_fn), slots(expected._grad_fn)
+            for both in (own, wanted):  # Each has a transpose of its own.
+                edge = both.pop("edges")
+                kept = both.pop("saved")
+                if grads[1] or grads[2]:
+                    assert kept[1] is (x if grads[2] else None)
+                    assert kept[2]._base is weight if grads[1] else kept[2] is None
+                else:
+                    assert kept == ()
+                assert edge[:2] == tuple(
+                    t._grad_fn or t if t.requires_grad else None for t in (bias, x)
+                )
+                assert (edge[2] is not None) == grads[2]
+                assert edge[2] is None or edge[2].edges == (weight._grad_fn or weight,)
+            assert own.pop("types") == wanted.pop("types")
+            assert (own.pop("versions") or (0,) * 3) == (wanted.pop("versions") or (0,) * 3)
+            assert own.keys() == wanted.keys()
+            assert all(same(own[slot], wanted[slot]) for slot in wanted)
+
+
 def test_types_are_forgotten_with_the_data() -> None:
     x = tg.ones(2, 3)
     x * x

@@ -199,7 +199,7 @@ def record(op: Op, operands: Sequence[Any], attrs: dict[str, Any], out: Tensor) 
         data if reads_out else None,
         tuple([version_saved(x) for x in saved]) if changed else None,
         # Where no operand was broadcast, pointwise rules need no types.
-        None if plain and not broadcast else _types_of(operands),
+        None if plain and not broadcast else types_of(operands),
         sys._getframe(2),
     )
     if numbers is not None:
@@ -250,7 +250,7 @@ def plan_for(op: Op, needed: int, count: int) -> Plan:
     return plan
 
 
-def _types_of(operands: Sequence[Any]) -> tuple[TensorType | None, ...]:
+def types_of(operands: Sequence[Any]) -> tuple[TensorType | None, ...]:
     """What rules may know of the operands. How an array is laid out counts where it is computed with at once."""
     if state.watched:
         return tuple([type_of_array(x._data) if isinstance(x, Tensor) else None for x in operands])

@@ -16,15 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.dispatch import NO_ATTRS, plan_for, type_of_array
+from tracegrad.dispatch import NO_ATTRS, plan_for, type_of_array, types_of
 from tracegrad.grad_mode import state
 from tracegrad.ir import events
 from tracegrad.ir.numpy_errors import quietly
 from tracegrad.ir.op import Op, broadcasting, floating
+from tracegrad.ir.ops.linalg import addmm
 from tracegrad.ir.types import TensorType
 from tracegrad.node import UNTRACKED, new_op_node
 from tracegrad.reporting import report_op
-from tracegrad.tensor import Tensor, new_tensor
+from tracegrad.tensor import Tensor, new_tensor, version_of
+from tracegrad.views import transposed
 
 _frame = sys._getframe
 _ndarray = np.ndarray
@@ -216,3 +218,71 @@ def _binary(
 
     operator.__name__ = operator.__qualname__ = op.name
     return operator
+
+
+def linear(input: Any, weight: Tensor, bias: Tensor) -> Tensor | None:
+    """``input @ weight.T + bias`` for plain matrices and a plain row that fit together; else None.
+
+    Its records are those of a transpose and of ``addmm``, and the user's line is looked for once.
+    """
+    if state.watched or not isinstance(input, Tensor):
+        return None
+    x, w, b = input._data, weight._data, bias._data
+    plain = input._plain or plain_type(input)
+    if (
+        plain is None
+        or (weight._plain or plain_type(weight)) is None
+        or (bias._plain or plain_type(bias)) is None
+        or not (x.ndim == w.ndim == 2)
+        or x.shape[1] != w.shape[1]
+        or b.shape != w.shape[:1]
+        or not (x.dtype is w.dtype is b.dtype)
+        or input._output_nr
+        or bias._output_nr
+    ):
+        return None
+    try:
+        data = quietly(addmm.eval, b, x, w.T)
+    except Exception:
+        return None
+    out = new_tensor(data)
+    columns = transposed(weight)
+    if not state.grad:
+        return out
+    needed = 0
+    bias_edge = edge = None
+    if bias._requires_grad:
+        needed = 1
+        bias_edge = bias._grad_fn or bias
+    if input._requires_grad:
+        needed += 2
+        edge = input._grad_fn or input
+    if columns._requires_grad:
+        needed += 4
+    if not needed:
+        return out
+    cls, _, reads, _ = plan_for(addmm, needed, 3)
+    assert cls is not None
+    before = columns._grad_fn
+    saved: tuple[Any, ...] = ()
+    versions = None
+    if reads:
+        saved = None, input if 1 in reads else None, columns if 2 in reads else None
+        changed = [0 if t is None else version_of(t) for t in saved]
+        if any(changed):
+            versions = tuple(changed)
+    out._grad_fn = node = new_op_node(
+        cls,
+        addmm,
+        NO_ATTRS,
+        (bias_edge, edge, before),
+        saved,
+        None,
+        versions,
+        types_of((bias, input, columns)),
+        _frame(1) if before is None else None,
+    )
+    if before is not None:
+        node.code, node.instruction = before.code, before.instruction
+    out._requires_grad = True
+    return out

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tracegrad import random
+from tracegrad import lean, random
 from tracegrad.dispatch import composite
 from tracegrad.grad_mode import no_grad
 from tracegrad.inplace import check_in_place, store
@@ -39,6 +39,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Raises:
         RuntimeError: shapes or dtypes do not fit.
     """
+    if bias is not None:
+        out = lean.linear(input, weight, bias)
+        if out is not None:
+            return out
     x, w = input._data, weight._data
     ndim = x.ndim
     if not ndim or not w.ndim:
