@@ -96,6 +96,8 @@ from tracegrad.nn.pooling import (
     MaxPool3d,
     Unfold,
 )
+from tracegrad.nn.recurrent import GRU, LSTM, RNN, RNNBase
+from tracegrad.nn.recurrent_cells import GRUCell, LSTMCell, RNNCell, RNNCellBase
 from tracegrad.nn.resampling import (
     ChannelShuffle,
     PixelShuffle,
@@ -115,6 +117,9 @@ from tracegrad.nn.transformers import (
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
@@ -147,6 +152,7 @@ __all__ = [
     "Embedding",
     "Flatten",
     "Fold",
+    "GRUCell",
     "Hardsigmoid",
     "Hardtanh",
     "HuberLoss",
@@ -156,6 +162,7 @@ __all__ = [
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
@@ -175,6 +182,9 @@ __all__ = [
     "ParameterList",
     "PixelShuffle",
     "PixelUnshuffle",
+    "RNNBase",
+    "RNNCell",
+    "RNNCellBase",
     "ReLU",
     "ReLU6",
     "ReflectionPad1d",

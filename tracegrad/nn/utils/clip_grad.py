@@ -1,4 +1,4 @@
-"""``nn.utils`` (torch's name): limiting gradients, and parameters as one vector."""
+"""Limiting gradients: all of them by their norm as one vector, or each element by its value."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tracegrad.grad_mode import no_grad
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.creation import tensor as new_tensor
 from tracegrad.ops.reduction import norm
-from tracegrad.ops.shaping import cat, stack
+from tracegrad.ops.shaping import stack
 from tracegrad.tensor import Tensor
 
 
@@ -99,24 +99,3 @@ def clip_grad_value_(
     with no_grad():
         for grad in _grads(_as_list(parameters)):
             grad.clamp_(min=-limit, max=limit)
-
-
-def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
-    """All parameters, flattened, in one vector; differentiable."""
-    return cat([parameter.reshape(-1) for parameter in parameters])
-
-
-def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
-    """Overwrite parameters with the parts of a vector.
-
-    Raises:
-        TypeError: `vec` is no tensor.
-    """
-    if not isinstance(vec, Tensor):
-        raise TypeError(f"expected torch.Tensor, but got: {type(vec).__name__}")
-    start = 0
-    with no_grad():
-        for parameter in parameters:
-            end = start + parameter.numel()
-            parameter.copy_(vec.detach()[start:end].reshape(parameter.shape))
-            start = end
