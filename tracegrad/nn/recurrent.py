@@ -5,6 +5,7 @@ What they compute is in :mod:`tracegrad.nn.recurrent_functions`. Start reading a
 
 from __future__ import annotations
 
+import itertools
 import numbers
 import warnings
 from typing import Any, ClassVar
@@ -146,7 +147,7 @@ class RNNBase(Module):
     @property
     def all_weights(self) -> list[list[Parameter]]:
         """The weights of each layer and direction."""
-        return [[getattr(self, name) for name in names] for names in self._all_weights]
+        return self._weights_by_layer()
 
     @property
     def _flat_weights_names(self) -> list[str]:
@@ -154,20 +155,25 @@ class RNNBase(Module):
 
     @property
     def _flat_weights(self) -> list[Parameter]:
-        return [weight for weights in self.all_weights for weight in weights]
+        return [weight for weights in self._weights_by_layer() for weight in weights]
+
+    def _weights_by_layer(self) -> list[list[Parameter]]:
+        # No property: within one, AttributeError for a weight that was deleted would name the property.
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def _weights(self, packed: bool) -> list[Weights]:
-        for number, weight in enumerate(self._flat_weights):
+        layers = self._weights_by_layer()
+        for number, weight in enumerate(itertools.chain.from_iterable(layers)):
             if not isinstance(weight, Tensor):
                 raise TypeError(
                     f"expected Tensor as element {number} in argument {3 if packed else 2}, but got "
                     f"{type(weight).__name__}"
                 )
         found = []
-        for weights in self.all_weights:
+        for weights in layers:
+            bias_ih, bias_hh = weights[2:4] if self.bias else (None, None)
             projection = weights[-1] if self.proj_size else None
-            biases = weights[2:4] if self.bias else (None, None)
-            found.append(Weights(*weights[:2], *biases, projection))
+            found.append(Weights(weights[0], weights[1], bias_ih, bias_hh, projection))
         return found
 
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
@@ -177,7 +183,7 @@ class RNNBase(Module):
             ValueError: another dtype.
             RuntimeError: another rank or number of features.
         """
-        expected = self._flat_weights[0].dtype
+        expected = self._weights_by_layer()[0][0].dtype
         if input.dtype != expected:
             raise ValueError(
                 f"RNN input dtype ({input.dtype}) does not match weight dtype ({expected}). Convert input: "

@@ -1,4 +1,4 @@
-"""nn.utils: limiting gradients, parameters as one vector."""
+"""Limiting gradients, and parameters as one vector."""
 
 from __future__ import annotations
 
