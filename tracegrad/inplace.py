@@ -138,6 +138,25 @@ def check_in_place(
                 _check_overlap(data, y._data)
 
 
+def check_captured(x: Tensor, method: str, operands: Sequence[Any] = ()) -> None:
+    """Raise torch's error if a function that is being transformed changes a tensor that it captured.
+
+    Args:
+        method: its name; `operands` tell which of torch's overloads it is.
+    """
+    if method in _ARITHMETIC or (method in _BY_OPERAND and isinstance(operands[-1], Tensor)):
+        method += ".Tensor"
+    elif method in _BY_OPERAND:
+        method += ".Scalar"
+    state.levels[-1].refuse_captured(x, method)
+
+
+_ARITHMETIC = {"add_", "sub_", "mul_", "div_"}
+_BY_OPERAND = {
+    f"{name}_" for name in "pow fill lerp masked_fill remainder fmod eq ne lt le gt ge".split()
+}
+
+
 def _check_inference() -> None:
     """An inference tensor may be changed in inference mode only, and a trace cannot follow who shares its memory."""
     if state.inference is None:

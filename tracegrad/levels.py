@@ -27,7 +27,7 @@ from tracegrad.inplace import check_in_place, store
 from tracegrad.ir.op import Op, registered
 from tracegrad.lifted import Lifted
 from tracegrad.node import UNTRACKED, OpNode, keep_traceback
-from tracegrad.tensor import Tensor, is_lifted, new_tensor, plainest
+from tracegrad.tensor import Tensor, is_lifted, mark_made, new_tensor, plainest
 from tracegrad.views import apply_view
 
 _HISTORY = "_grad_fn _requires_grad _output_nr _base _view _view_version _counter _tangents".split()
@@ -53,6 +53,8 @@ class Level:
         entered: whether it is going on.
     """
 
+    variables: Sequence[Tensor] = ()
+    """The arguments of the function that is transformed, where they are not told by what they hold."""
     by_user = False
     """Whether ``autograd.forward_ad.enter_dual_level`` began it, rather than a transform of a function."""
 
@@ -97,9 +99,22 @@ class Level:
         other.adopt(x)
         return value
 
+    def owns(self, x: Tensor) -> bool:
+        """Whether `x`, or what it is a view of, was made inside of this level, and not captured from outside."""
+        while True:
+            if is_lifted(x):
+                return x._data.level.number >= self.number  # type: ignore[attr-defined]
+            if x._base is None or any(x is other for other in self.variables):
+                return x._made_at >= self.number
+            x = x._view[0]
+
     def draws_anew(self) -> bool:
         """Whether random numbers differ between the examples of a stack at this level."""
         return False
+
+    def refuse_captured(self, x: Tensor, method: str) -> None:
+        """`refuse_captured`, for in-place operations, which know nothing of levels."""
+        refuse_captured(x, method)
 
     def apply(self, op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tensor:
         """`apply_at_levels`, for dispatch, which knows nothing of levels."""
@@ -264,6 +279,7 @@ class DualLevel(Level):
     def __init__(self, *, by_user: bool = False) -> None:
         super().__init__()
         self.by_user = by_user
+        self.variables: list[Tensor] = []
         self._given: weakref.WeakSet[Tangent] = weakref.WeakSet()
 
     def __exit__(self, *exc_info: Any) -> None:
@@ -271,6 +287,7 @@ class DualLevel(Level):
         for tangent in self._given:
             tangent.value = None
         self._given.clear()
+        self.variables.clear()
 
     def tangent(self, value: Tensor) -> Tangent:
         """What a tensor carries, to be put into its ``_tangents``."""
@@ -287,6 +304,7 @@ class DualLevel(Level):
         check_tangent(primal, tangent)
         dual = primal.view_as(primal)
         dual._tangents = {**(primal._tangents or {}), self: self.tangent(tangent)}
+        self.variables.append(dual)
         return dual
 
     def tangent_of(self, x: Tensor) -> Tensor | None:
@@ -302,6 +320,8 @@ class DualLevel(Level):
         out = new_tensor(x._data)
         out._grad_fn, out._output_nr = x._grad_fn, x._output_nr
         out._requires_grad, out._counter = x._requires_grad, x._counter
+        if x._base is not None:
+            out._base, out._view, out._view_version = x._base, x._view, x._view_version
         if state.trace is not None and not is_lifted(x):
             state.trace.alias(out, x)
         rest = {level: t for level, t in (x._tangents or {}).items() if level is not self}
@@ -380,7 +400,28 @@ def apply_at_levels(
     for level in state.levels:
         if level.number > number and level.__class__ is DualLevel:
             level.push(op, operands, attrs, out)
-    return out
+    return mark_made(out)
+
+
+def refuse_captured(x: Tensor, method: str) -> None:
+    """Raise torch's error for an in-place change, inside of a transform, of a tensor from outside of it.
+
+    ``vmap`` allows it, but for transforms around it.
+
+    Args:
+        method: torch's name of the operation, with its overload.
+    """
+    for level in reversed(state.levels):
+        if isinstance(level, BatchLevel):
+            x, _ = level.lower(x)
+        elif not level.by_user:
+            if level.owns(x):
+                return
+            raise RuntimeError(
+                "During a grad (vjp, jvp, grad, etc) transform, the function provided attempted to call in-place "
+                f"operation (aten::{method}) that would mutate a captured Tensor. This is not supported; please "
+                "rewrite the function being transformed to explicitly accept the mutated Tensor(s) as inputs."
+            )
 
 
 def _follow_base(view: Tensor) -> None:

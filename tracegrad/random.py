@@ -16,14 +16,14 @@ import numpy as np
 
 from tracegrad.dispatch import apply
 from tracegrad.grad_mode import no_grad, state
-from tracegrad.inplace import apply_in_place
+from tracegrad.inplace import apply_in_place, check_captured
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType, float64, int64
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import as_tensor_operand, new_shape, resolve_dtype, to_dtype
 from tracegrad.ops.conversion import fill_
 from tracegrad.reporting import reported
-from tracegrad.tensor import Tensor, default_float, mark_inference, new_tensor
+from tracegrad.tensor import Tensor, default_float, mark_made, new_tensor
 
 _random_bits = registered("random_bits")
 _shift = registered("shift_right")
@@ -69,7 +69,7 @@ class Generator:
     def get_state(self) -> Tensor:
         """The state as an int64 tensor of seed, key and counter."""
         values = [self._seed, self._key.item(), self._counter.item()]
-        return mark_inference(new_tensor(np.asarray(values, np.int64)))
+        return mark_made(new_tensor(np.asarray(values, np.int64)))
 
     def set_state(self, new_state: Tensor) -> None:
         """Go back to a state that `get_state` returned."""
@@ -210,7 +210,7 @@ def randperm(n: int, *, dtype: Any = None, generator: Generator | None = None) -
     keys = (generator or default_generator).bits((n,))
     keys._escapes("randperm()")
     order = np.argsort(keys._data, kind="stable")
-    return mark_inference(new_tensor(order.astype((resolve_dtype(dtype) or int64).np)))
+    return mark_made(new_tensor(order.astype((resolve_dtype(dtype) or int64).np)))
 
 
 @reported("aten::normal")
@@ -257,6 +257,8 @@ def uniform_(
     self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None
 ) -> Tensor:
     """Fill in place with numbers uniform in [a, b)."""
+    if state.levels:
+        check_captured(self, "uniform_")
     return self.copy_(ew.add(ew.mul(uniform(self._data.shape, self.dtype, generator), b - a), a))
 
 
@@ -265,11 +267,15 @@ def normal_(
     self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None
 ) -> Tensor:
     """Fill in place with normal numbers."""
+    if state.levels:
+        check_captured(self, "normal_")
     return self.copy_(ew.add(ew.mul(_normal(self._data.shape, self.dtype, generator), std), mean))
 
 
 @reported("aten::bernoulli_")
 def bernoulli_(self: Tensor, p: float = 0.5, *, generator: Generator | None = None) -> Tensor:
     """Fill in place with 1 with probability `p`, else 0."""
+    if state.levels:
+        check_captured(self, "bernoulli_.float")
     drawn = ew.lt(uniform(self._data.shape, default_float(), generator), p)
     return self.copy_(to_dtype(drawn, self.dtype))

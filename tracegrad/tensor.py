@@ -97,6 +97,8 @@ class Tensor:
     _tangents: dict[Any, Any] | None = None
     # Whether it was given another shape or place in memory since there may be views of it; see tracegrad.geometry.
     _moved: bool = False
+    # The number of the innermost level that was going on when it was made; see tracegrad.levels.
+    _made_at: int = 0
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Tensor:
         if not args:
@@ -438,6 +440,8 @@ class Tensor:
         """The same storage, cut off from the history."""
         out = new_tensor(self._data.view())
         out._counter = self._version_counter()
+        if state.levels:
+            out._made_at = self._made_at
         if state.trace is not None and not is_lifted(self):
             state.trace.alias(out, self)
         return out
@@ -448,6 +452,8 @@ class Tensor:
         out = new_tensor(self._data.view())
         if self._counter is UNTRACKED:
             out._counter = UNTRACKED
+        if state.levels:
+            out._made_at = self._made_at
         if state.trace is not None:
             state.trace.data_alias(out, self)
         return out
@@ -675,7 +681,7 @@ def _created(t: Tensor, source: Any) -> Tensor:
     if state.watched:
         if state.trace is not None:
             state.trace.created(t, source)
-        mark_inference(t)
+        mark_made(t)
     return t
 
 
@@ -689,10 +695,12 @@ def refuse_inside_transforms(method: str, instead_of: str = "") -> None:
         )
 
 
-def mark_inference(t: Tensor) -> Tensor:
-    """Make a new tensor an inference tensor, if it is made in inference mode. Returns `t`."""
+def mark_made(t: Tensor) -> Tensor:
+    """Note the modes in which a new tensor is made: inference mode, transforms. Returns `t`."""
     if state.inference is not None:
         t._counter = UNTRACKED
+    if state.levels:
+        t._made_at = state.levels[-1].number
     return t
 
 

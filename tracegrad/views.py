@@ -34,7 +34,7 @@ from tracegrad.node import (
     new_op_node,
     present,
 )
-from tracegrad.tensor import Tensor, is_lifted, mark_inference, new_tensor
+from tracegrad.tensor import Tensor, is_lifted, mark_made, new_tensor
 
 _slice = registered("slice")
 _slice_update = registered("slice_update")
@@ -180,7 +180,7 @@ def _reattach_covered(view: Tensor) -> None:
 def disowned(out: Tensor) -> Tensor:
     """A result that happens to be a view of an intermediate one, which nobody else has: no view to users."""
     out._base = out._view = out._counter = None
-    return mark_inference(out)
+    return mark_made(out)
 
 
 def refresh_view(view: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -90,5 +91,129 @@ def test_flags(target: str, value: str) -> None:
             except (RuntimeError, TypeError) as error:
                 log.append((type(error).__name__, str(error)))
         return x
+
+    assert outcome(tg, run) == outcome(torch, run)
+
+
+DIFFERENTIATING = [name for name in TRANSFORMS if name not in ("vmap", "grad of vmap")]
+CHANGES = """
+c.add_(1)
+c.add_(x, alpha=2)
+c.sub_(x)
+c.mul_(2)
+c.div_(2)
+c.pow_(2)
+c.pow_(x)
+c.fill_(1)
+c.fill_(x[0])
+c.zero_()
+c.copy_(x)
+c.exp_()
+c.clamp_(0, 1)
+c.masked_fill_(x > 0, 1.0)
+c.index_add_(0, t.tensor([0]), x[:1])
+c.index_copy_(0, t.tensor([0]), x[:1])
+c.scatter_add_(0, t.tensor([0]), x[:1])
+c.index_put_((t.tensor([0]),), x[0])
+c.__setitem__(0, 1)
+c.__setitem__(0, x[0])
+c.__setitem__(x > 0, 1)
+c.__setitem__(t.tensor([0]), x[0])
+c.__iadd__(x)
+c[0].add_(x[0])
+c.view(-1).sin_()
+c.detach().add_(1)
+c.data.add_(1)
+c.expand(3).add_(1)
+c.uniform_()
+c.normal_()
+c.lerp_(x, 0.5)
+c.addcmul_(x, x)
+c.remainder_(2)
+c.unsqueeze_(0)
+c.t_()
+c.resize_(2)
+c.set_(t.ones(3))
+c.detach_()
+c.cumsum_(0)
+t.relu_(c)
+t.nn.functional.relu(c, inplace=True)
+t.nn.init.ones_(c)
+c.triu_()
+t.nn.functional.batch_norm(t.ones(2, 3), c, c + 1, training=True)
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("name", DIFFERENTIATING)
+@pytest.mark.parametrize("text", CHANGES)
+def test_changing_a_captured_tensor(name: str, text: str) -> None:
+    """Refused by all transforms that differentiate, wherever they stand; what was made inside may be changed."""
+
+    def run(t: Any, log: list[Any]) -> Any:
+        captured = t.full((3,), 0.5)
+
+        def f(x: Any) -> Any:
+            eval(text, {"t": t, "x": x, "c": captured})
+            return x * 2
+
+        TRANSFORMS[name](t, f)
+        return "done"
+
+    assert outcome(tg, run) == outcome(torch, run)
+
+
+@pytest.mark.parametrize("name", ["grad of grad", "jvp", "vmap of grad"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        "t.full((3,), 0.5)",
+        "outside * 2",
+        "outside.clone().detach()",
+        "t.zeros_like(outside)",
+        "t.stack([outside, outside])[0]",
+        "t.rand(3) * 0 + 1",
+        "t.tensor([1.0, 2.0, 3.0])",
+        "outside.cumsum(0).data",
+        "Double.apply(outside)",
+        "copy.deepcopy(outside)",
+        "outside.to(t.float64).to(t.float32)",
+        "x.detach() * 1",
+        "x * 1",
+    ],
+)
+def test_changing_what_was_made_inside(name: str, made: str) -> None:
+    def run(t: Any, log: list[Any]) -> Any:
+        outside = t.full((3,), 0.25)
+
+        class Double(t.autograd.Function):
+            generate_vmap_rule = True
+
+            @staticmethod
+            def forward(x: Any) -> Any:
+                return x * 2
+
+            @staticmethod
+            def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+                pass
+
+            @staticmethod
+            def backward(ctx: Any, ct: Any) -> Any:
+                return ct * 2
+
+            @staticmethod
+            def jvp(ctx: Any, tangent: Any) -> Any:
+                return tangent * 2
+
+        def f(x: Any) -> Any:
+            space = {"t": t, "x": x, "outside": outside, "Double": Double, "copy": copy}
+            c = eval(made, space)
+            c.mul_(2)
+            c[0].add_(1)
+            c[1:] = c[0]
+            c.detach().zero_()
+            return x * 2
+
+        TRANSFORMS[name](t, f)
+        return "done"
 
     assert outcome(tg, run) == outcome(torch, run)

@@ -18,7 +18,7 @@ from tracegrad.inplace import apply_in_place
 from tracegrad.ir import events
 from tracegrad.ir.op import registered
 from tracegrad.reporting import accumulate_reported
-from tracegrad.tensor import Tensor, mark_inference, new_tensor, set_grad
+from tracegrad.tensor import Tensor, mark_made, new_tensor, set_grad
 
 _ADD = registered("add")
 _COPY = registered("copy")
@@ -124,14 +124,14 @@ def _own(ct: Tensor, tensor: Tensor, create_graph: bool, unshared: bool = False)
     if trace is not None:
         gradient = new_tensor(np.array(ct._data, copy=True, order="C"))
         trace.alias(gradient, ct)
-        return mark_inference(gradient)
+        return mark_made(gradient)
     if not isinstance(ct._data, np.ndarray):
         return apply(_COPY, (ct,))
     if unshared and _is_laid_out_like(tensor._data, ct._data):
         gradient = ct
     else:
         gradient = new_tensor(_copy_laid_out_like(tensor._data, ct._data))
-    mark_inference(gradient)
+    mark_made(gradient)
     if gradient._counter is None and ct._data.dtype is tensor._data.dtype:
         gradient._plain = tensor._plain
     return gradient

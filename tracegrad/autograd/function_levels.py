@@ -31,7 +31,7 @@ from tracegrad.levels import (
 from tracegrad.lifted import Lifted
 from tracegrad.ops.creation import zeros_like
 from tracegrad.ops.shaping import movedim
-from tracegrad.tensor import Tensor, is_lifted, version_of
+from tracegrad.tensor import Tensor, is_lifted, mark_made, version_of
 
 _MORE = "For more details, please see https://pytorch.org/docs/main/notes/extending.func.html"
 
@@ -81,6 +81,9 @@ def apply_at_levels(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     finally:
         state.levels = previous
     node.keep(results)
+    for result in results:
+        if isinstance(result, Tensor):
+            mark_made(result)
     return results if isinstance(returned, tuple) else results[0]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tracegrad.grad_mode import state
 from tracegrad.ir.batching import Batched
-from tracegrad.tensor import Tensor, mark_inference, new_tensor
+from tracegrad.tensor import Tensor, mark_made, new_tensor
 
 Hooks = dict[int, Callable[..., Any]]
 
@@ -24,7 +24,7 @@ def to_tensor(ct: Any) -> Tensor:
     if isinstance(ct, Tensor):
         return ct
     data: Any = ct if ct.__class__ is Batched else np.asarray(ct)
-    return mark_inference(new_tensor(data))
+    return mark_made(new_tensor(data))
 
 
 def tell_trace(reason: str = "a hook runs Python code during the backward pass") -> None:

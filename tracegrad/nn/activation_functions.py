@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tracegrad.dispatch import composite
-from tracegrad.inplace import check_in_place, store
+from tracegrad.grad_mode import state
+from tracegrad.inplace import check_captured, check_in_place, store
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops import reduction
 from tracegrad.tensor import Tensor
@@ -22,6 +23,8 @@ def _run(function: Callable[..., Tensor], inplace: bool, input: Tensor, *args: A
     """Apply `function`, and store the result in `input` if that is asked for."""
     if not inplace:
         return function(input, *args)
+    if state.levels:
+        check_captured(input, f"{function.__name__.strip('_')}_")
     check_in_place(input)
     # What the derivative reads must survive the change: work on a copy.
     return store(input, function(input.clone(), *args))

@@ -222,10 +222,11 @@ def _batch_norm(
 
 
 def _follow(running: Tensor | None, new: Tensor, momentum: Any) -> None:
-    """Move a running statistic towards the new one."""
+    """Move a running statistic towards the new one, which a function that is transformed may do as well."""
     if running is not None:
-        running.mul_(ew.sub(1.0, momentum) if isinstance(momentum, Tensor) else 1.0 - momentum)
-        running.add_(ew.mul(new.detach(), momentum))
+        check_in_place(running)
+        kept = ew.sub(1.0, momentum) if isinstance(momentum, Tensor) else 1.0 - momentum
+        store(running, ew.add(ew.mul(running, kept), ew.mul(new.detach(), momentum)))
 
 
 def embedding(

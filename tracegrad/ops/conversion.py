@@ -9,7 +9,7 @@ import numpy as np
 from tracegrad.device import Device
 from tracegrad.dispatch import shown_as
 from tracegrad.grad_mode import state
-from tracegrad.inplace import check_in_place, overwritten, store
+from tracegrad.inplace import check_captured, check_in_place, overwritten, store
 from tracegrad.ir.types import (
     DType,
     bool_,
@@ -117,6 +117,8 @@ def cuda(input: Tensor, device: Any = None) -> Tensor:
 @reported("aten::copy_")
 def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Overwrite with the elements of `src`, broadcast and converted."""
+    if state.levels:
+        check_captured(self, "copy_")
     check_in_place(self, (src,))
     source = to_dtype(as_tensor_operand(src, self), self.dtype)
     if source._data.shape != self._data.shape:
@@ -131,6 +133,8 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
 @reported("aten::fill_")
 def fill_(self: Tensor, value: Any) -> Tensor:
     """Overwrite every element with one value."""
+    if state.levels:
+        check_captured(self, "fill_", (value,))
     check_in_place(self, fill=True)
     if isinstance(value, Tensor):
         if value._data.ndim:
@@ -151,6 +155,8 @@ def fill_(self: Tensor, value: Any) -> Tensor:
 @reported("aten::zero_")
 def zero_(self: Tensor) -> Tensor:
     """Overwrite every element with zero."""
+    if state.levels:
+        check_captured(self, "zero_")
     check_in_place(self, fill=True)
     zeros = make_tensor(np.zeros(self._data.shape, self._data.dtype), 0)
     if state.grad and self._requires_grad:
@@ -160,6 +166,8 @@ def zero_(self: Tensor) -> Tensor:
 
 def detach_(self: Tensor) -> Tensor:
     """Cut this tensor itself off from its history."""
+    if state.levels:
+        check_captured(self, "detach_")
     if self._base is not None:
         raise RuntimeError(
             "Can't detach views in-place. Use detach() instead. If you are using DistributedDataParallel "
@@ -171,6 +179,7 @@ def detach_(self: Tensor) -> Tensor:
         state.trace.changed_flags(self)
     self._grad_fn = None
     self._requires_grad = False
+    self._tangents = None
     return self
 
 

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from tracegrad.dispatch import apply
-from tracegrad.inplace import apply_in_place, check_in_place, check_stored, former, store
+from tracegrad.grad_mode import state
+from tracegrad.inplace import (
+    apply_in_place,
+    check_captured,
+    check_in_place,
+    check_stored,
+    former,
+    store,
+)
 from tracegrad.ir.op import Op
 from tracegrad.ops.arguments import common_operands, result_dtype
 from tracegrad.ops.elementwise import check_sub, scaled, sub
@@ -27,10 +35,14 @@ def in_place(function: Callable[..., Tensor], *, fill: bool = False) -> Callable
         fill: torch has it on tensors that show one element several times, too.
     """
 
-    @reported(f"aten::{function.__name__}_")
+    name = function.__name__ + "_"
+
+    @reported(f"aten::{name}")
     @functools.wraps(function)
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         given = (self, *args, *kwargs.values())
+        if state.levels:
+            check_captured(self, name, given)
         check_in_place(self, given, fill=fill)
         operands = former(self, given)
         count = len(args) + 1
@@ -42,7 +54,7 @@ def in_place(function: Callable[..., Tensor], *, fill: bool = False) -> Callable
             raise
         return store(self, value)
 
-    method.__name__ = method.__qualname__ = function.__name__ + "_"
+    method.__name__ = method.__qualname__ = name
     method.__doc__ = f"In-place form of ``{function.__name__}``. Returns the tensor itself."
     return method
 
@@ -60,8 +72,12 @@ def _check_fit(x: Tensor, others: Sequence[Any]) -> None:
 def in_place_binary(op: Op, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The in-place form of a binary arithmetic op; writes straight into the storage where it can."""
 
+    name = function.__name__ + "_"
+
     @functools.wraps(function)
     def method(self: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
+        if state.levels:
+            check_captured(self, name)
         if function is sub:
             check_sub(self, other)
         if alpha != 1:
@@ -72,6 +88,6 @@ def in_place_binary(op: Op, function: Callable[..., Tensor]) -> Callable[..., Te
             return store(self, apply(op, former(self, (x, y))))
         return apply_in_place(op, self, (x, y))
 
-    method.__name__ = method.__qualname__ = function.__name__ + "_"
+    method.__name__ = method.__qualname__ = name
     method.__doc__ = f"In-place form of ``{function.__name__}``. Returns the tensor itself."
     return method

@@ -16,7 +16,7 @@ import numpy as np
 from tracegrad.dispatch import shown_as
 from tracegrad.geometry import place, resize
 from tracegrad.grad_mode import state
-from tracegrad.inplace import bump_version, check_in_place
+from tracegrad.inplace import bump_version, check_captured, check_in_place
 from tracegrad.ir.memory import restrided, row_major
 from tracegrad.memory_format import (
     check_is_format,
@@ -47,6 +47,8 @@ def in_place_view(function: Callable[..., Tensor], *, overloads: int = 1) -> Cal
 
     @functools.wraps(function)
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if state.levels:
+            check_captured(self, name)
         check_in_place(self, fill=True)
         _follow(self, name)
         base = self._base
@@ -98,6 +100,8 @@ def resize_(self: Tensor, *size: Any, memory_format: Any = None, **named: Any) -
         RuntimeError: the tensor requires grad, an extent is negative, or the format is none for the shape.
         NotImplementedError: it is a view that would leave the memory of its base.
     """
+    if state.levels:
+        check_captured(self, "resize_")
     shape = shape_argument("resize_", "size", size, named)
     if any(n < 0 for n in shape):
         raise RuntimeError(
@@ -162,6 +166,8 @@ def set_(
             f"Could not set tensor of type {C_NAMES[given.dtype.name]} to a tensor of type "
             f"{C_NAMES[self.dtype.name]}"
         )
+    if state.levels:
+        check_captured(self, "set_" if source is None else "set_.source_Tensor")
     check_in_place(self, fill=True)
     if state.grad and self.requires_grad:
         raise RuntimeError("derivative for set_ is not implemented")

@@ -14,7 +14,14 @@ import numpy as np
 
 from tracegrad.dispatch import apply, composite, record, shown_as
 from tracegrad.grad_mode import by_value, state
-from tracegrad.inplace import bump_version, check_in_place, check_part, set_history, store
+from tracegrad.inplace import (
+    bump_version,
+    check_captured,
+    check_in_place,
+    check_part,
+    set_history,
+    store,
+)
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import bool_, int64
 from tracegrad.node import keep_traceback
@@ -332,6 +339,8 @@ def _plain_key(key: Any) -> Any:
 
 def _setitem(input: Tensor, key: Any, value: Any) -> None:
     key = _plain_key(key)
+    if state.levels:
+        check_captured(input, "index_put_" if parse_index(input, key).advanced else "copy_")
     source = to_dtype(as_tensor_operand(value, input), input.dtype)
     recorded = state.grad and (input.requires_grad or source.requires_grad)
     if not by_value() and not recorded:
