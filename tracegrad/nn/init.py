@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from tracegrad.grad_mode import no_grad
 from tracegrad.ops import creation
 from tracegrad.ops import elementwise as ew
-from tracegrad.random import Generator
+from tracegrad.random import Generator, randperm
 from tracegrad.tensor import Tensor
 
 _LINEAR = (
@@ -118,6 +122,69 @@ def eye_(tensor: Tensor) -> Tensor:
         return tensor.copy_(creation.eye(*tensor.shape, dtype=tensor.dtype))
 
 
+def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+    """Fill the weight of a convolution so that it keeps as many channels as it can, in each group.
+
+    Raises:
+        ValueError: not 3 to 5 dimensions, or the first one is not divisible by `groups`.
+    """
+    if tensor.dim() not in (3, 4, 5):
+        raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
+    if tensor.shape[0] % groups:
+        raise ValueError("dim 0 must be divisible by groups")
+    outputs = tensor.shape[0] // groups
+    kept = creation.eye(outputs, tensor.shape[1], dtype=tensor.dtype).repeat(groups, 1)
+    middle = tuple(extent // 2 for extent in tensor.shape[2:])
+    with no_grad():
+        tensor.zero_()
+        tensor[(slice(None), slice(None), *middle)] = kept
+    return tensor
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:
+    """Fill so that, as a matrix of its first dimension and all others, rows or columns are orthogonal.
+
+    Args:
+        gain: the length of each.
+
+    Raises:
+        ValueError: fewer than 2 dimensions.
+    """
+    if tensor.dim() < 2:
+        raise ValueError("Only tensors with 2 or more dimensions are supported")
+    if not tensor.numel():
+        return tensor
+    rows = tensor.shape[0]
+    columns = tensor.numel() // rows
+    with no_grad():
+        drawn = creation.empty(rows, columns, dtype=tensor.dtype).normal_(0, 1, generator=generator)
+        matrix = drawn.numpy()
+        q, r = np.linalg.qr(matrix.T if rows < columns else matrix)
+        q *= np.sign(np.diag(r))
+        filled = creation.from_numpy(np.ascontiguousarray(q.T if rows < columns else q))
+        return tensor.copy_(filled.reshape(tensor.shape)).mul_(gain)
+
+
+def sparse_(
+    tensor: Tensor, sparsity: float, std: float = 0.01, generator: Generator | None = None
+) -> Tensor:
+    """Fill a matrix with normal numbers, and a part `sparsity` of each column with zeros.
+
+    Raises:
+        ValueError: not a matrix.
+    """
+    if tensor.dim() != 2:
+        raise ValueError("Only tensors with 2 dimensions are supported")
+    rows, columns = tensor.shape
+    zeros = math.ceil(sparsity * rows)
+    with no_grad():
+        tensor.normal_(0, std, generator=generator)
+        for column in range(columns):
+            order = randperm(rows)
+            tensor[order[:zeros], column] = 0
+    return tensor
+
+
 def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
     """How many inputs an output has, and how many outputs an input."""
     if tensor.dim() < 2:
@@ -187,3 +254,35 @@ def kaiming_normal_(
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor
     return normal_(tensor, 0, _kaiming_std(tensor, a, mode, nonlinearity), generator)
+
+
+def _deprecated(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same under its older name, without the underscore."""
+    name = function.__name__
+    old = name[:-1]
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        warnings.warn(
+            f"`nn.init.{old}` is now deprecated in favor of `nn.init.{name}`.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return function(*args, **kwargs)
+
+    call.__name__ = old
+    call.__doc__ = f"Deprecated: use `{name}`."
+    return call
+
+
+uniform = _deprecated(uniform_)
+normal = _deprecated(normal_)
+constant = _deprecated(constant_)
+eye = _deprecated(eye_)
+dirac = _deprecated(dirac_)
+xavier_uniform = _deprecated(xavier_uniform_)
+xavier_normal = _deprecated(xavier_normal_)
+kaiming_uniform = _deprecated(kaiming_uniform_)
+kaiming_normal = _deprecated(kaiming_normal_)
+orthogonal = _deprecated(orthogonal_)
+sparse = _deprecated(sparse_)
