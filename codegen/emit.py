@@ -177,9 +177,8 @@ class _ProgramEmitter:
         self.parts += 1
         function.linkage = "internal"
         function.attributes.add("noinline")
-        pointers = dict(zip(passed, function.args, strict=True))
         inner = ll.IRBuilder(function.append_basic_block("entry"))
-        self._emit_kernels(inner, kernels, lambda buffer: pointers[buffer])
+        self._emit_kernels(inner, kernels, self._places_of_arguments(passed, function))
         inner.ret(I32(0))
         status = builder.call(function, [places(buffer) for buffer in passed])
         _leave_unless(builder, builder.icmp_signed("==", status, I32(0)), status)
@@ -218,6 +217,18 @@ class _ProgramEmitter:
 
         return place
 
+    def _places_of_arguments(
+        self, passed: list[Buffer], function: ll.Function
+    ) -> Callable[[Buffer], ll.Value]:
+        """Where buffers are inside of a function that is given all of its own but constants."""
+        arguments = dict(zip(passed, function.args, strict=True))
+
+        def place(buffer: Buffer) -> ll.Value:
+            found = arguments.get(buffer)
+            return self._constant(buffer) if found is None else found
+
+        return place
+
     def _constant(self, buffer: Buffer) -> ll.Value:
         found = self.constants.get(buffer)
         if found is None:
@@ -241,14 +252,9 @@ class _ProgramEmitter:
         function = ll.Function(self.module, type_, f"kernel{self.kernels}")
         self.kernels += 1
         function.linkage = "internal"
-        arguments = dict(zip(passed, function.args, strict=True))
         for argument in function.args:
             argument.add_attribute("noalias")
-
-        def pointers(buffer: Buffer) -> ll.Value:
-            found = arguments.get(buffer)
-            return self._constant(buffer) if found is None else found
-
+        pointers = self._places_of_arguments(passed, function)
         inner = ll.IRBuilder(function.append_basic_block("entry"))
         if isinstance(kernel, LoopKernel):
             emit_loops(inner, self.host, kernel, pointers)

@@ -252,6 +252,19 @@ def test_guards_on_constants_and_inputs(value: bool) -> None:
     assert executable.run([np.ones(5), np.array(False)]) is None
 
 
+def test_guards_on_constants_in_long_programs() -> None:
+    """A program of many kernels is cut into functions, each of which knows the constants."""
+
+    @program(TensorType(float64, (2, 2)), guards=[1, 2])
+    def guarded(x: Node) -> Sequence[Node]:
+        out = x
+        for _ in range(200):
+            out = op("matmul", out, x)
+        return [out, number(True, bool_), number(True, bool_)]
+
+    assert_same(guarded, [np.eye(2)], 0.0)
+
+
 def test_results_are_fresh_and_distinct() -> None:
     @program(vector(4))
     def views(x: Node) -> Sequence[Node]:

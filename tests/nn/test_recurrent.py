@@ -151,7 +151,7 @@ def test_compiled_as_eager(what: str) -> None:
     assert (compiled.stats.native, compiled.stats.interpreted) == (1, 0), compiled.explain()
 
 
-@pytest.mark.parametrize("what", ["tanh"])
+@pytest.mark.parametrize("what", ["tanh", "lstm", "gru both ways"])
 def test_compiled_with_packed_sequences(what: str) -> None:
     """Packing inside, and other lengths at each call."""
     layer = make(tg, LAYERS[what][0])
