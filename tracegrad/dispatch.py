@@ -294,13 +294,14 @@ def edge_of(x: Tensor) -> Edge:
 ABSENT: Any = object()
 
 
-def shown_as(out: Tensor, name: str, *operands: Any) -> Tensor:
+def shown_as(out: Tensor, name: str, *operands: Any, **kept: Any) -> Tensor:
     """Have the record of `out` shown to users as that of one operation on `operands`. Returns `out`.
 
     Args:
         name: of the record, as ``SinBackward0``.
         operands: arguments of the operation; those that are no floating tensors are left out. `ABSENT` stands for
             a tensor that was not given, which torch shows as an edge to nowhere.
+        kept: arguments of the operation that torch shows as ``_saved_...`` of the record.
     """
     node = out._grad_fn
     if isinstance(node, OpNode):
@@ -313,7 +314,7 @@ def shown_as(out: Tensor, name: str, *operands: Any) -> Tensor:
                 edges.append((edge, x._output_nr))
             elif x is ABSENT:
                 edges.append((None, 0))
-        present(node, name, tuple(edges))
+        present(node, name, tuple(edges), kept)
     return out
 
 

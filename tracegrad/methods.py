@@ -38,6 +38,7 @@ from tracegrad.ops import (
 )
 from tracegrad.ops.arguments import as_tensor_operand, is_number
 from tracegrad.ops.in_place_forms import in_place, in_place_binary
+from tracegrad.saved_names import saved_names, saved_value
 from tracegrad.tensor import Tensor
 from tracegrad.views import storage_offset
 
@@ -292,4 +293,6 @@ def attach() -> None:
 
 
 late_bound["apply_op"] = _apply_to_tensors
+late_bound["saved_value"] = saved_value
+late_bound["saved_names"] = saved_names
 attach()

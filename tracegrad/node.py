@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Edge = Any
 """A Node, a leaf Tensor, or None where nothing requires grad."""
 
+Composite = tuple[str, tuple[tuple[Edge, int], ...], "dict[str, Any] | None"]
+"""What users see of the record of a composition: see :func:`present`."""
+
 next_sequence = itertools.count().__next__
 
 NUMBERED = re.compile(r"Backward\d*$")
@@ -231,7 +234,7 @@ class Node:
         self.code: CodeType | SourceLocation | None = location
         self.instruction = -1
         self.sequence = next_sequence()
-        self.composite: tuple[str, tuple[tuple[Edge, int], ...]] | None = None
+        self.composite: Composite | None = None
         self.hooks: Hooks | None = None
         if state.anomaly:
             keep_traceback(self)
@@ -341,20 +344,6 @@ _TORCH_NAMES = {
 }
 
 
-# What torch calls the operands of an op in ``_saved_...``, where it is not self, other or the op's own word.
-_SAVED_OPERANDS = {
-    "matmul": {"self": 0, "mat2": 1},
-    "pow": {"self": 0, "exponent": 1},
-}
-# Which attribute of an op torch shows as ``_saved_...``; a shape is that of the operand.
-_SAVED_ATTRS = {
-    "cumsum": {"dim": "axis"},
-    "permute": {"dims": "dims"},
-    "power": {"exponent": "exponent"},
-}
-_SAVED_SHAPES = frozenset({"sum", "reshape", "broadcast_in_dim"})
-
-
 def node_class(op: Op) -> type[OpNode]:
     """The class of the records of `op`: one per op, so that ``type(x.grad_fn).__name__`` is torch's."""
     found = _classes.get(op)
@@ -369,12 +358,20 @@ def class_named(name: str) -> type[OpNode]:
     return type(name, (OpNode,), {"__slots__": (), "__module__": OpNode.__module__})
 
 
-def present(node: OpNode, name: str, edges: tuple[tuple[Edge, int], ...]) -> None:
+def present(
+    node: OpNode,
+    name: str,
+    edges: tuple[tuple[Edge, int], ...],
+    kept: dict[str, Any] | None = None,
+) -> None:
     """Have a record shown to users under another name, with other edges: those of a composition of ops.
 
     Only what users see changes; the sweep follows the true edges.
+
+    Args:
+        kept: arguments of the operation that users see as ``_saved_...``.
     """
-    node.composite = name, edges
+    node.composite = name, edges, kept
 
 
 class OpNode(Node):
@@ -467,55 +464,15 @@ class OpNode(Node):
     def __getattr__(self, name: str) -> Any:
         """``_saved_self``, ``_saved_other``, ``_saved_result``, as torch names what a record keeps.
 
-        ``_raw_saved_self`` and so on are the same as objects on which hooks can be set.
+        ``_raw_saved_self`` and so on are the same as objects on which hooks can be set. See
+        :mod:`tracegrad.saved_names`.
         """
-        raw = name.startswith("_raw_saved_")
-        if not (raw or name.startswith("_saved_")):
-            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
-        found = None if raw else self._saved_attr(name.removeprefix("_saved_"))
-        if found is not None:
-            return found
-        if self.saved is None:
-            raise RuntimeError(FREED_MESSAGE)
-        values = self.saved
-        packed = values.__class__ is not tuple
-        index = self._index_of_saved(name.removeprefix("_raw").removeprefix("_saved_"))
-        out = values.out if packed else self.saved_out
-        if index is None and out is None:
-            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
-        if raw:
-            return late_bound["saved_tensor"](self, index)
-        if index is not None:
-            return values.operand(index) if packed else values[index]
-        return late_bound["rebuild_output"](values.unpack(self)[1] if packed else out, self)
+        if name.startswith(("_saved_", "_raw_saved_")):
+            return late_bound["saved_value"](self, name)
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
-    def _saved_attr(self, name: str) -> Any:
-        """An attribute of the op, or the operand's shape, by torch's name; None where there is none such.
-
-        Of a composition the record is only the last step, whose attributes mean something else.
-        """
-        if self.composite is not None:
-            return None
-        if name == "self_sym_sizes" and self.op.name in _SAVED_SHAPES and self.types is not None:
-            return tuple(self.types[0].shape)
-        attr = _SAVED_ATTRS.get(self.op.name, {}).get(name)
-        return None if attr is None else self.attrs[attr]
-
-    def _index_of_saved(self, name: str) -> int | None:
-        """Which operand torch calls `name`; None for the result.
-
-        Raises:
-            AttributeError: none of those that were saved.
-        """
-        if name == "result":
-            return None
-        usual = {"self": 0, "other": 1, (self.op.operands or ("",))[0]: 0}
-        names = _SAVED_OPERANDS.get(self.op.name, usual)
-        index = names.get(name)
-        values = self.saved if self.saved.__class__ is tuple else self.saved.operands
-        if index is None or index >= len(values) or values[index] is None:
-            raise AttributeError(f"'{type(self).__name__}' object has no attribute '_saved_{name}'")
-        return index
+    def __dir__(self) -> list[str]:
+        return [*object.__dir__(self), *late_bound["saved_names"](self)]
 
 
 _new = object.__new__
@@ -558,7 +515,8 @@ def new_op_node(
 
 late_bound: dict[str, Callable[..., Any]] = {}
 """``rebuild_output(array, node)`` makes a Tensor of a saved result, with its record as grad_fn. Filled in by
-:mod:`tracegrad.tensor`, which stands above this module; ``saved_tensor`` by :mod:`tracegrad.saved`."""
+:mod:`tracegrad.tensor`, which stands above this module; ``saved_tensor`` by :mod:`tracegrad.saved`; what users see
+as ``_saved_...`` by :mod:`tracegrad.methods`."""
 
 
 def keep_traceback(node: Node) -> None:

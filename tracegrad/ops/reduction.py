@@ -45,7 +45,10 @@ def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = 
     axes = canonical_dims(dim, x._data.ndim)
     result = apply(_sum, (x,), {"axis": axes, "keepdims": bool(keepdim)})
     if dim is not None and result._requires_grad:
-        shown_as(result, "SumBackward1", input)
+        shown_as(
+            result, "SumBackward1", input,
+            dim=axes, keepdim=bool(keepdim), self_sym_sizes=tuple(input._data.shape),
+        )  # fmt: skip
     return result
 
 
@@ -72,7 +75,13 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
     count = _count(x, axes)
     total = apply(_sum, (x,), {"axis": axes, "keepdims": bool(keepdim)})
     result = apply(_div, (total, float(count))) if count else ew.mul(total, math.nan)
-    return shown_as(result, "MeanBackward0" if dim is None else "MeanBackward1", input)
+    if not result._requires_grad:
+        return result
+    shape = tuple(input._data.shape)
+    kept = {"self_sym_sizes": shape, "self_sym_numel": math.prod(shape)}
+    if dim is None:
+        return shown_as(result, "MeanBackward0", input, **kept)
+    return shown_as(result, "MeanBackward1", input, dim=axes, keepdim=bool(keepdim), **kept)
 
 
 @composite("NansumBackward0")

@@ -178,7 +178,8 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     axes = list(range(n))
     if n:
         axes[a], axes[b] = axes[b], axes[a]
-    return shown_as(apply_view(_permute, input, {"dims": tuple(axes)}), "TransposeBackward0", input)
+    out = apply_view(_permute, input, {"dims": tuple(axes)})
+    return shown_as(out, "TransposeBackward0", input, dim0=a, dim1=b)
 
 
 def swapaxes(input: Tensor, axis0: int, axis1: int) -> Tensor:
@@ -243,7 +244,7 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     axis = canonical_dim(dim, input._data.ndim + 1)
     shape = input._data.shape
     result = apply_view(_reshape, input, {"shape": (*shape[:axis], 1, *shape[axis:])})
-    return shown_as(result, "UnsqueezeBackward0", input)
+    return shown_as(result, "UnsqueezeBackward0", input, dim=axis)
 
 
 def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
@@ -253,9 +254,15 @@ def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     axes = set(range(n)) if dim is None else set(distinct_dims(dim, n))
     kept = tuple(extent for i, extent in enumerate(shape) if extent != 1 or i not in axes)
     version = 0 if dim is None else 1 if isinstance(dim, int) else 2
-    return shown_as(
-        apply_view(_reshape, input, {"shape": kept}), f"SqueezeBackward{version}", input
+    given = (
+        {}
+        if dim is None
+        else {"dim": min(axes, default=0) if version == 1 else tuple(sorted(axes))}
     )
+    return shown_as(
+        apply_view(_reshape, input, {"shape": kept}), f"SqueezeBackward{version}", input,
+        self_sym_sizes=tuple(shape), **given,
+    )  # fmt: skip
 
 
 def broadcast_to(input: Tensor, shape: Sequence[int]) -> Tensor:
