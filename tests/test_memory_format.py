@@ -40,6 +40,15 @@ OTHERS = (
     "x.clone(memory_format={})",
     "x.contiguous(memory_format={})",
     "x.cpu(memory_format={})",
+    "x.to(memory_format={})",
+    "x.to('cpu', memory_format={})",
+    "x.to(t.float64, memory_format={})",
+    "x.to(t.float32, copy=True, memory_format={})",
+    "x.double(memory_format={})",
+    "x.long(memory_format={})",
+    "t.full_like(x, 3, memory_format={})",
+    "t.randn_like(x, memory_format={})",
+    "t.randint_like(x, 3, memory_format={})",
     "t.zeros_like(x, memory_format={})",
     "t.ones_like(x, memory_format={})",
     "t.empty_like(x, memory_format={})",
@@ -72,6 +81,8 @@ def test_others_honour_a_format_or_refuse_it(source: str, format: str) -> None:
         ours, theirs = outcome(tg, source, text), outcome(torch, source, text)
         if "channels_last" in format and "'" not in format:
             assert ours[0] == "NotImplementedError", text
+        elif (".to(" in text or "rand" in text) and format in NO_FORMATS:
+            assert ours[0] == theirs[0]  # torch lists its overloads.
         elif "_like" in text and isinstance(ours[0], list):
             assert ours[0] == theirs[0]  # New tensors are row-major here, whatever they are like.
         else:

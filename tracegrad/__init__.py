@@ -41,6 +41,7 @@ from tracegrad.ir.types import (
     int64,
     uint8,
 )
+from tracegrad.layout import layout, sparse_coo, sparse_csr, strided
 from tracegrad.memory_format import (
     channels_last,
     channels_last_3d,
@@ -92,6 +93,16 @@ from tracegrad.ops.elementwise import result_type, where
 from tracegrad.ops.numeric import fill
 from tracegrad.ops.ordering import bucketize, searchsorted
 from tracegrad.ops.out_argument import give_out
+from tracegrad.ops.rare_creation import complex_ as complex
+from tracegrad.ops.rare_creation import (
+    empty_permuted,
+    empty_strided,
+    logspace,
+    polar,
+    scalar_tensor,
+    view_as_complex,
+    view_as_real,
+)
 from tracegrad.ops.reduction import std_mean, var_mean
 from tracegrad.ops.scanning import cumulative_trapezoid, trapezoid, trapz
 from tracegrad.ops.shaping import broadcast_tensors, cat, concat, concatenate, hstack, stack, vstack
@@ -100,6 +111,7 @@ from tracegrad.ops.striding import split
 from tracegrad.random import (
     Generator,
     bernoulli,
+    default_generator,
     get_rng_state,
     initial_seed,
     manual_seed,
@@ -107,13 +119,14 @@ from tracegrad.random import (
     rand,
     rand_like,
     randint,
+    randint_like,
     randn,
     randn_like,
     randperm,
     seed,
     set_rng_state,
 )
-from tracegrad.sampling import multinomial
+from tracegrad.sampling import multinomial, poisson
 from tracegrad.size import Size
 from tracegrad.tensor import Tensor
 

@@ -13,6 +13,7 @@ from tracegrad import lean, random, sampling
 from tracegrad.autograd.backward import backward
 from tracegrad.dispatch import apply
 from tracegrad.ir.op import Op, registered
+from tracegrad.layout import strided
 from tracegrad.node import late_bound
 from tracegrad.ops import (
     arrangement,
@@ -26,6 +27,7 @@ from tracegrad.ops import (
     linalg,
     numeric,
     ordering,
+    rare_creation,
     reduction,
     scanning,
     scattering,
@@ -180,7 +182,7 @@ ORDERING = (
 ).split()
 SCATTERING = "scatter scatter_add scatter_reduce index_reduce".split()
 COUNTING = "unique unique_consecutive argwhere bincount histc histogram cov corrcoef".split()
-SAMPLING = ["multinomial"]
+SAMPLING = "multinomial exponential_ geometric_ log_normal_ cauchy_ random_".split()
 CONVERSIONS = "to double long short type_as cpu cuda copy_ fill_ zero_ detach_".split()
 
 # Functions whose in-place form computes the result and stores it.
@@ -242,6 +244,8 @@ def attach() -> None:
         "char": conversion.char,
         "where": lambda self, condition, other: ew.where(condition, self, other),
         "rsub": ew.rsub,
+        "new_empty_strided": rare_creation.new_empty_strided,
+        "layout": property(lambda self: strided, doc="How the elements are held."),
         "T": property(shaping.T),
         "mT": property(shaping.mT),
         "H": property(shaping.H),

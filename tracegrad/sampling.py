@@ -5,17 +5,22 @@ Each is a composition of ops, and so compiled like anything else. Start with :fu
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from tracegrad.ir.types import float64
+from tracegrad.grad_mode import state
+from tracegrad.inplace import check_captured
+from tracegrad.ir.types import bool_, float64
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops import reduction
 from tracegrad.ops.arguments import require_tensors, to_dtype
 from tracegrad.ops.ordering import searchsorted, topk
+from tracegrad.ops.out_argument import C_NAMES
 from tracegrad.ops.striding import slice_along
-from tracegrad.random import Generator, uniform
+from tracegrad.random import Generator, default_generator, integers, standard_normal, uniform
 from tracegrad.reporting import reported
-from tracegrad.tensor import Tensor, is_lifted
+from tracegrad.tensor import Tensor, is_lifted, mark_made, new_tensor
 
 
 def _exponential(x: Tensor, generator: Generator | None) -> Tensor:
@@ -86,3 +91,140 @@ def multinomial(
     return ew.minimum(
         searchsorted(sums, ew.mul(drawn, total), right=True), searchsorted(sums, total)
     )
+
+
+@reported("aten::poisson")
+def poisson(input: Tensor, generator: Generator | None = None) -> Tensor:
+    """Numbers of events where `input` are expected, in its dtype. A function that draws them is not compiled.
+
+    Raises:
+        RuntimeError: a rate is negative or NaN.
+        NotImplementedError: `input` is not floating, or belongs to ``vmap``.
+    """
+    require_tensors("poisson", input=(1, input))
+    ew.refuse_dtype(input, "iub", "poisson_cpu")
+    if is_lifted(input):
+        raise NotImplementedError("poisson(): not supported inside of function transforms.")
+    input._escapes("poisson()")
+    rates = input._data
+    if not (rates >= 0).all():
+        raise RuntimeError("invalid Poisson rate, expected rate to be non-negative")
+    seed = (generator or default_generator).bits((2,))._data.view(np.uint64)
+    counts = np.random.Generator(np.random.PCG64(seed)).poisson(rates)
+    return mark_made(new_tensor(np.asarray(counts, rates.dtype)))
+
+
+def _require_continuous(self: Tensor, which: str, word: str) -> None:
+    if not self.is_floating_point():
+        raise RuntimeError(
+            f"{which} distribution is a continuous probability distribution. dtype must be a floating point but you "
+            f"specified {word}"
+        )
+
+
+@reported("aten::exponential_")
+def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Fill in place with exponential numbers of the rate `lambd`, which are positive.
+
+    Raises:
+        RuntimeError: the rate is not positive, or the tensor not floating.
+    """
+    if state.levels:
+        check_captured(self, "exponential_")
+    _require_continuous(self, "Exponential", self.dtype.legacy_name)
+    if not lambd > 0:
+        raise RuntimeError(f"exponential_ expects lambda > 0.0, but found lambda={lambd:g}")
+    return self.copy_(ew.div(_exponential(self, generator), lambd))
+
+
+@reported("aten::geometric_")
+def geometric_(self: Tensor, p: float, *, generator: Generator | None = None) -> Tensor:
+    """Fill in place with how many trials it takes until the first success, each of probability `p`.
+
+    Raises:
+        RuntimeError: `p` is not in (0, 1).
+        NotImplementedError: bools.
+    """
+    if state.levels:
+        check_captured(self, "geometric_")
+    if not 0 < p < 1:
+        raise RuntimeError(f"geometric_ expects p to be in (0, 1), but got p={p:g}")
+    ew.refuse_dtype(self, "b", "geometric_cpu")
+    drawn = ew.log(ew.sub(1.0, uniform(self._data.shape, float64, generator)))
+    trials = ew.clamp_min(ew.ceil(ew.div(drawn, math.log1p(-p))), 1.0)
+    return self.copy_(to_dtype(trials, self.dtype))
+
+
+@reported("aten::log_normal_")
+def log_normal_(
+    self: Tensor, mean: float = 1.0, std: float = 2.0, *, generator: Generator | None = None
+) -> Tensor:
+    """Fill in place with numbers whose logarithms are normal, with this mean and deviation.
+
+    Raises:
+        RuntimeError: the deviation is not positive.
+        NotImplementedError: the tensor is not floating.
+    """
+    if state.levels:
+        check_captured(self, "log_normal_")
+    if not std > 0:
+        raise RuntimeError(f"log_normal_ expects std > 0.0, but found std={std:g}")
+    ew.refuse_dtype(self, "iub", "log_normal_cpu")
+    drawn = standard_normal(self._data.shape, self.dtype, generator)
+    return self.copy_(ew.exp(ew.add(ew.mul(drawn, std), mean)))
+
+
+@reported("aten::cauchy_")
+def cauchy_(
+    self: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator: Generator | None = None
+) -> Tensor:
+    """Fill in place with numbers of the Cauchy distribution.
+
+    Raises:
+        RuntimeError: `sigma` is not positive, or the tensor not floating.
+    """
+    if state.levels:
+        check_captured(self, "cauchy_")
+    if not sigma > 0:
+        raise RuntimeError(f"cauchy_ expects sigma > 0.0, but found sigma={sigma:g}")
+    _require_continuous(self, "Cauchy", C_NAMES[self.dtype.name])
+    angles = ew.mul(ew.sub(uniform(self._data.shape, float64, generator), 0.5), math.pi)
+    drawn = ew.add(ew.mul(ew.tan(angles), sigma), median)
+    return self.copy_(to_dtype(drawn, self.dtype))
+
+
+@reported("aten::random_")
+def random_(
+    self: Tensor, *bounds: int | None, generator: Generator | None = None, **named: int | None
+) -> Tensor:
+    """Fill in place with integers in [from, to), both of which may be left out; ``random_(to)`` starts at 0.
+
+    Without an end they go up to the largest that the dtype has, or has exactly (2**24 for float32).
+
+    Raises:
+        RuntimeError: the range is empty, or larger than the dtype.
+    """
+    if state.levels:
+        check_captured(self, "random_")
+    names = ("to",) if len(bounds) == 1 and "to" not in named else ("from", "to")
+    given = dict(zip(names, bounds, strict=False))
+    unknown = [name for name in named if name not in ("from", "to") or name in given]
+    if unknown:
+        raise TypeError(f"random_() got an unexpected keyword argument '{unknown[0]}'")
+    if len(bounds) > 2:
+        raise TypeError(f"random_() takes 2 positional arguments but {len(bounds)} were given")
+    given |= named
+    low, high = given.get("from") or 0, given.get("to")
+    if high is None:
+        high = _end(self)
+    drawn = integers(self._data.shape, low, high, self.dtype, generator)
+    return self.copy_(to_dtype(drawn, self.dtype))
+
+
+def _end(x: Tensor) -> int:
+    """One more than the largest integer that a tensor's dtype has, or counts up to exactly."""
+    if x.dtype is bool_:
+        return 2
+    if x.is_floating_point():
+        return (1 << (np.finfo(x._data.dtype).nmant + 1)) + 1
+    return int(np.iinfo(x._data.dtype).max) + 1

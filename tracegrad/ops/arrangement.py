@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from tracegrad.device import Device
 from tracegrad.dispatch import apply, composite
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import bool_, int64
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops import indexing, scanning
 from tracegrad.ops.arguments import canonical_dim, resolve_dtype, result_dtype, to_dtype
-from tracegrad.ops.creation import meshgrid
+from tracegrad.ops.creation import meshgrid, placed
 from tracegrad.ops.shaping import (
     cat,
     expand,
@@ -229,13 +230,15 @@ def _triangle(name: str, find: Callable[..., Any]) -> Callable[..., Tensor]:
         for word, count in (("row", row), ("col", col)):
             if count < 0:
                 raise RuntimeError(f"{word} must be non-negative, got{count}")
+        if device is not None:
+            Device(device)
         target = resolve_dtype(dtype) or int64
         if target.category != 1:
             raise NotImplementedError(f"\"{name}\" not implemented for '{target.legacy_name}'")
         return make_tensor(np.stack(find(row, offset, col)).astype(target.np), None)
 
     function.__name__ = function.__qualname__ = name
-    return function
+    return placed(function)
 
 
 tril_indices = _triangle("tril_indices", np.tril_indices)

@@ -35,13 +35,24 @@ def to(
     *args: Any,
     dtype: Any = None,
     device: Any = None,
+    non_blocking: bool = False,
     copy: bool = False,
-    **ignored: Any,
+    memory_format: Any = None,
 ) -> Tensor:
     """Convert to a dtype (or to that of another tensor); a device argument may name the CPU only.
 
+    Args:
+        args: what to convert to, then `non_blocking` and `copy`.
+        memory_format: of a result that is a copy.
+
     Returns itself where nothing changes and no copy is asked for.
+
+    Raises:
+        RuntimeError: another device.
+        NotImplementedError: a memory format with the channels last.
     """
+    check_format("to", memory_format)
+    flags = []
     for argument in args:
         if isinstance(argument, Tensor):
             dtype = argument.dtype
@@ -49,18 +60,36 @@ def to(
             dtype = argument
         elif isinstance(argument, (str, Device)):
             device = argument
-        elif not isinstance(argument, bool) and argument is not None:
+        elif isinstance(argument, bool):
+            flags.append(argument)
+        elif argument is not None:
             raise TypeError(f"to() received an invalid argument: {argument!r}")
     if device is not None:
         Device(device)
+    if len(flags) > 1:
+        copy = flags[1]
     target = resolve_dtype(dtype) or input.dtype
-    if target is input.dtype:
-        return clone(input) if copy else input
-    return to_dtype(input, target)
+    if target is input.dtype and not copy:
+        return input if memory_format is None else _in_format("to", input, memory_format)
+    if memory_format is None:
+        return clone(input) if target is input.dtype else to_dtype(input, target)
+    return clone(to_dtype(input, target), memory_format=memory_format)
+
+
+def _in_format(function: str, input: Tensor, memory_format: Any) -> Tensor:
+    """Itself; a copy, if its channels are last and ``contiguous_format`` is asked for."""
+    check_format(function, memory_format)
+    if memory_format is contiguous_format:
+        found = suggested_format(input._data.shape, input.stride())
+        return input if found is contiguous_format else contiguous(input)
+    return input
 
 
 def _converter(name: str, dtype: DType) -> Any:
-    def function(input: Tensor) -> Tensor:
+    def function(input: Tensor, memory_format: Any = None) -> Tensor:
+        if memory_format is not None:
+            check_format(name, memory_format)
+            return to(input, dtype, memory_format=memory_format)
         return to_dtype(input, dtype)
 
     function.__name__ = function.__qualname__ = name
@@ -100,11 +129,7 @@ def type_as(input: Tensor, other: Tensor) -> Tensor:
 
 def cpu(input: Tensor, memory_format: Any = None) -> Tensor:
     """Itself: everything is on the CPU. A copy, if its channels are last and ``contiguous_format`` is asked for."""
-    check_format("cpu", memory_format)
-    if memory_format is contiguous_format:
-        found = suggested_format(input._data.shape, input.stride())
-        return input if found is contiguous_format else contiguous(input)
-    return input
+    return _in_format("cpu", input, memory_format)
 
 
 def cuda(input: Tensor, device: Any = None) -> Tensor:

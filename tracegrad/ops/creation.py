@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,20 +14,53 @@ from tracegrad.device import Device
 from tracegrad.dispatch import apply
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import DType, float32, from_numpy_dtype, int64
+from tracegrad.layout import check_placement
 from tracegrad.memory_format import check_format, preserve_format
 from tracegrad.ops.arguments import new_shape, number_dtype, resolve_dtype
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, default_float, make_tensor
 
 
-def _finish(data: np.ndarray, source: Any, device: Any, requires_grad: bool) -> Tensor:
+def finished(data: np.ndarray, source: Any, device: Any, requires_grad: bool) -> Tensor:
     """Wrap new data, refusing devices that are not there."""
     if device is not None:
         Device(device)
     out = make_tensor(data, source)
-    if requires_grad and data.dtype.kind != "f":
+    return check_ready_for_grad(out) if requires_grad else out
+
+
+def check_ready_for_grad(out: Tensor) -> Tensor:
+    """A new tensor, which from now on requires grad. Raises RuntimeError unless it is floating."""
+    if not out.dtype.is_floating:
         raise RuntimeError("Only Tensors of floating point and complex dtype can require gradients")
-    return out._ask_for_grad() if requires_grad else out
+    return out._ask_for_grad()
+
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def placed(function: T) -> T:
+    """Have a function that makes a tensor take ``layout`` and ``pin_memory``, and its shape as ``size=`` as well."""
+    name = function.__name__
+    has_sizes = bool(function.__code__.co_flags & inspect.CO_VARARGS)
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, layout: Any = None, pin_memory: Any = False, **kwargs: Any) -> Any:
+        if layout is not None or pin_memory:
+            check_placement(name, layout, pin_memory)
+        if has_sizes and "size" in kwargs:
+            args = (*args, kwargs.pop("size"))
+        return function(*args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def refuse_complex(function: str, value: Any) -> None:
+    if isinstance(value, (complex, np.complexfloating)):
+        raise NotImplementedError(
+            f"{function}(): complex tensors are not supported.\n"
+            "Keep the real and the imaginary parts in two tensors."
+        )
 
 
 def _plain_data(data: Any) -> Any:
@@ -54,6 +89,7 @@ def tensor(
         TypeError: the data is not numeric.
     """
     target = resolve_dtype(dtype)
+    check_placement("tensor", None, pin_memory)
     source = data
     if isinstance(data, (list, tuple)):
         data = _plain_data(data)
@@ -68,10 +104,10 @@ def tensor(
             raise ValueError(_ragged(data)) from None
         raise TypeError(f"new(): invalid data type '{type(data).__name__}'") from None
     if array.dtype.kind not in "fiub":
+        if array.dtype.kind == "c" and not isinstance(data, np.ndarray):
+            refuse_complex("tensor", 1j)
         if array.dtype.kind in "OUS":
-            leaf = data
-            while isinstance(leaf, (list, tuple)) and leaf:
-                leaf = leaf[0]
+            leaf = _first_leaf(data)
             name = type(leaf).__name__
             if isinstance(leaf, int):
                 raise ValueError("Overflow when unpacking long long")
@@ -87,7 +123,13 @@ def tensor(
             array = array.astype(default_float().np)
     else:
         array = array.astype(from_numpy_dtype(array.dtype).np, copy=False)
-    return _finish(array, source, device, requires_grad)
+    return finished(array, source, device, requires_grad)
+
+
+def _first_leaf(data: Any) -> Any:
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+    return data
 
 
 def _overflow(dtype: DType | None) -> str:
@@ -97,9 +139,7 @@ def _overflow(dtype: DType | None) -> str:
 
 
 def _holds_arrays(data: Any) -> bool:
-    while isinstance(data, (list, tuple)) and data:
-        data = data[0]
-    return isinstance(data, (np.ndarray, np.generic))
+    return isinstance(_first_leaf(data), (np.ndarray, np.generic))
 
 
 def _ragged(data: Any) -> str:
@@ -171,22 +211,25 @@ def _filled(
         array = np.full(shape, value, target.np)
     except OverflowError:
         raise RuntimeError(_overflow(target)) from None
-    return _finish(array, value, device, requires_grad)
+    return finished(array, value, device, requires_grad)
 
 
 @reported("aten::zeros")
+@placed
 def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros, in the default dtype unless told otherwise."""
     return _filled(size, 0, dtype, device, requires_grad)
 
 
 @reported("aten::ones")
+@placed
 def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones, in the default dtype unless told otherwise."""
     return _filled(size, 1, dtype, device, requires_grad)
 
 
 @reported("aten::empty")
+@placed
 def empty(
     *size: Any,
     dtype: Any = None,
@@ -202,6 +245,7 @@ def empty(
 
 
 @reported("aten::full")
+@placed
 def full(
     size: Sequence[int],
     fill_value: Any,
@@ -212,6 +256,7 @@ def full(
 ) -> Tensor:
     """A tensor of one value; its dtype follows the value unless told otherwise."""
     value = fill_value.item() if isinstance(fill_value, Tensor) else fill_value
+    refuse_complex("full", value)
     target = resolve_dtype(dtype) or number_dtype(value)
     return _filled((tuple(size),), value, target, device, requires_grad)
 
@@ -223,6 +268,7 @@ def _like(input: Tensor, value: Any, dtype: Any, device: Any, requires_grad: boo
 
 
 @reported("aten::zeros_like")
+@placed
 def zeros_like(
     input: Tensor,
     *,
@@ -237,6 +283,7 @@ def zeros_like(
 
 
 @reported("aten::ones_like")
+@placed
 def ones_like(
     input: Tensor,
     *,
@@ -251,6 +298,7 @@ def ones_like(
 
 
 @reported("aten::empty_like")
+@placed
 def empty_like(
     input: Tensor,
     *,
@@ -265,6 +313,7 @@ def empty_like(
 
 
 @reported("aten::full_like")
+@placed
 def full_like(
     input: Tensor,
     fill_value: Any,
@@ -272,45 +321,70 @@ def full_like(
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
+    memory_format: Any = None,
 ) -> Tensor:
     """One value in the shape and dtype of `input`."""
+    check_format("full_like", memory_format)
+    refuse_complex("full_like", fill_value)
     return _like(input, fill_value, dtype, device, requires_grad)
 
 
 @reported("aten::new_empty")
-def new_empty(input: Tensor, *size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+@placed
+def new_empty(
+    input: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Like `new_zeros`; see `empty`."""
-    return _filled(size, 0, resolve_dtype(dtype) or input.dtype, None, requires_grad)
+    return _filled(size, 0, resolve_dtype(dtype) or input.dtype, device, requires_grad)
 
 
 @reported("aten::new_zeros")
-def new_zeros(input: Tensor, *size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+@placed
+def new_zeros(
+    input: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Zeros of a given shape in the dtype of `input`."""
-    return _filled(size, 0, resolve_dtype(dtype) or input.dtype, None, requires_grad)
+    return _filled(size, 0, resolve_dtype(dtype) or input.dtype, device, requires_grad)
 
 
 @reported("aten::new_ones")
-def new_ones(input: Tensor, *size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+@placed
+def new_ones(
+    input: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Ones of a given shape in the dtype of `input`."""
-    return _filled(size, 1, resolve_dtype(dtype) or input.dtype, None, requires_grad)
+    return _filled(size, 1, resolve_dtype(dtype) or input.dtype, device, requires_grad)
 
 
 @reported("aten::new_full")
-def new_full(input: Tensor, size: Sequence[int], fill_value: Any, *, dtype: Any = None) -> Tensor:
+@placed
+def new_full(
+    input: Tensor,
+    size: Sequence[int],
+    fill_value: Any,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
     """One value in a given shape, in the dtype of `input`."""
-    return _filled((tuple(size),), fill_value, resolve_dtype(dtype) or input.dtype, None, False)
+    refuse_complex("new_full", fill_value)
+    dtype = resolve_dtype(dtype) or input.dtype
+    return _filled((tuple(size),), fill_value, dtype, device, requires_grad)
 
 
 def new_tensor(
-    input: Tensor, data: Any, *, dtype: Any = None, requires_grad: bool = False
+    input: Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """`tensor(data)` in the dtype of `input`."""
-    return tensor(data, dtype=resolve_dtype(dtype) or input.dtype, requires_grad=requires_grad)
+    dtype = resolve_dtype(dtype) or input.dtype
+    return tensor(data, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 @reported("aten::arange")
+@placed
 def arange(
-    start: Any,
+    start: Any = None,
     end: Any = None,
     step: Any = 1,
     *,
@@ -325,6 +399,9 @@ def arange(
     """
     if end is None:
         start, end = 0, start
+        if end is None:
+            raise TypeError("arange() missing 1 required positional argument: 'end'")
+    start = 0 if start is None else start
     start, end, step = (v.item() if isinstance(v, Tensor) else v for v in (start, end, step))
     if step == 0:
         raise RuntimeError("step must be nonzero")
@@ -334,7 +411,7 @@ def arange(
     target = resolve_dtype(dtype) or (int64 if integers else default_float())
     count = math.ceil((end - start) / step)
     values = np.asarray(start + step * np.arange(count)).astype(target.np)
-    return _finish(values, list_source(values), device, requires_grad)
+    return finished(values, list_source(values), device, requires_grad)
 
 
 def list_source(values: np.ndarray) -> Any:
@@ -343,6 +420,7 @@ def list_source(values: np.ndarray) -> Any:
 
 
 @reported("aten::linspace")
+@placed
 def linspace(
     start: Any,
     end: Any,
@@ -354,7 +432,7 @@ def linspace(
 ) -> Tensor:
     """`steps` evenly spaced values from start to end, both included."""
     target = resolve_dtype(dtype) or default_float()
-    start, end = (v.item() if isinstance(v, Tensor) else v for v in (start, end))
+    start, end = number_ends("linspace", start, end)
     if steps < 0:
         raise RuntimeError("number of steps must be non-negative")
     one = target.np.type
@@ -368,10 +446,22 @@ def linspace(
     else:
         values = np.linspace(start, end, steps)
     values = np.asarray(values).astype(target.np)
-    return _finish(values, list_source(values), device, requires_grad)
+    return finished(values, list_source(values), device, requires_grad)
+
+
+def number_ends(function: str, start: Any, end: Any) -> list[Any]:
+    """Both as numbers."""
+    for name, value in (("start", start), ("end", end)):
+        if isinstance(value, Tensor) and value._data.ndim:
+            raise RuntimeError(
+                f"{function} only supports 0-dimensional start and end tensors, but got {name} with "
+                f"{value._data.ndim} dimension(s)."
+            )
+    return [v.item() if isinstance(v, Tensor) else v for v in (start, end)]
 
 
 @reported("aten::eye")
+@placed
 def eye(
     n: int,
     m: int | None = None,
@@ -383,9 +473,12 @@ def eye(
     """The identity matrix: made where it is used, if it is compiled."""
     if device is not None:
         Device(device)
+    for name, extent in (("n", n), ("m", m)):
+        if extent is not None and extent < 0:
+            raise RuntimeError(f"{name} must be greater or equal to 0, got {extent}")
     ones = iota(n).unsqueeze(-1) == iota(n if m is None else m)
     out = ones.to(resolve_dtype(dtype) or default_float())
-    return out._ask_for_grad() if requires_grad else out
+    return check_ready_for_grad(out) if requires_grad else out
 
 
 def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:

@@ -172,7 +172,7 @@ _RULES = (
     (GATHERING, "gather take_along_dim scatter_add index_add index_copy nonzero"),
     (SELECTING, "index_select masked_select"),
     (INNER, "dot vdot"),
-    (CREATING, "zeros ones empty full arange linspace eye rand randn randint randperm"),
+    (CREATING, "zeros ones empty full arange linspace logspace eye rand randn randint randperm"),
 )
 OUT: dict[str, OutRule] = {name: rule for rule, names in _RULES for name in names.split()}
 """The functions of the package that take ``out``."""
