@@ -211,6 +211,21 @@ def _format_elements(array: np.ndarray, indent: int) -> str:
     return _format_nested(array, cut, _NumberStyle(array), indent)
 
 
+def table_of(array: np.ndarray) -> list[list[str]]:
+    """The rows of cells of an array with at most two dimensions, which is not empty; "..." for what is left out."""
+    cut = [False] * array.ndim
+    if array.size > _options["threshold"]:
+        array, cut = _take_edges(array)
+    style, edgeitems = _NumberStyle(array), _options["edgeitems"]
+    rows = [[style.write(value).strip() for value in row] for row in np.atleast_2d(array).tolist()]
+    if cut and cut[-1]:
+        for row in rows:
+            row.insert(edgeitems, "...")
+    if len(cut) == 2 and cut[0]:
+        rows.insert(edgeitems, ["..."] * max(map(len, rows), default=1))
+    return rows
+
+
 def _take_edges(array: np.ndarray) -> tuple[np.ndarray, list[bool]]:
     """The elements that a summary shows, and which dimensions had their middle left out."""
     edgeitems = _options["edgeitems"]

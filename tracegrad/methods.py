@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tracegrad import lean, random, sampling
+from tracegrad import lean, notebook, random, sampling
 from tracegrad.autograd.backward import backward
 from tracegrad.dispatch import apply
 from tracegrad.ir.op import Op, registered
@@ -256,6 +256,7 @@ def attach() -> None:
         "untyped_storage": striding.untyped_storage,
         "stack": staticmethod(shaping.stack),
         "backward": _tensor_backward,
+        "_repr_html_": notebook.repr_html,
         "__getitem__": indexing.getitem,
         "__setitem__": indexing.setitem,
         "__neg__": ew.neg,
