@@ -63,7 +63,12 @@ def test_kind_of_random_values(c: Case) -> None:
 
 
 # gradgradcheck is their test, in autograd/test_gradcheck.py.
-TORCH_HAS_NO_SECOND = ("cdist(",)
+TORCH_HAS_NO_SECOND = (
+    "cdist(",
+    "pdist(",
+    "nn.functional.multi_margin_loss(",
+    "nn.functional.multilabel_margin_loss(",
+)
 
 
 def check_gradients(what: str, leaves: Any, outs: Any, ref_leaves: Any, refs: Any) -> None:
@@ -94,7 +99,7 @@ def check_gradients(what: str, leaves: Any, outs: Any, ref_leaves: Any, refs: An
                 if total is not None and total.requires_grad
                 else [module.zeros_like(x) for x in xs]
             )
-        except NotImplementedError:
+        except (NotImplementedError, RuntimeError):
             if module is torch and what.startswith(TORCH_HAS_NO_SECOND):
                 return
             raise

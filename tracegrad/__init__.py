@@ -88,7 +88,7 @@ from tracegrad.ops.creation import (
     zeros,
     zeros_like,
 )
-from tracegrad.ops.distances import cdist
+from tracegrad.ops.distances import cdist, cosine_similarity, pairwise_distance, pdist
 from tracegrad.ops.elementwise import result_type, where
 from tracegrad.ops.numeric import fill
 from tracegrad.ops.ordering import bucketize, searchsorted

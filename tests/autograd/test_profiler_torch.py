@@ -73,7 +73,10 @@ def test_names_of_operations(c: Case) -> None:
     if c.name in ("matmul", "inner", "vstack", "row_stack"):
         mine = [name for name in mine if name not in OWN_OPS]
     names = [canonical(name) for name in mine]
-    if KEYWORDS & c.kwargs.keys():
+    if c.name == "nn.functional.gaussian_nll_loss":
+        # Python in torch as well, where a look at a number and the copies for it are events.
+        assert {"aten::clone", "aten::log", "aten::div"} <= set(names)
+    elif KEYWORDS & c.kwargs.keys():
         assert names
         assert len(names) <= 3
     else:

@@ -65,6 +65,25 @@ FUNCTIONS_THAT_DIFFER = {
     "quantile": "torch squeezes at the end, also where nothing changes",
     "nanquantile": "torch squeezes at the end, also where nothing changes",
     "cdist": "torch shows the matrix product, where there is one",
+    **dict.fromkeys(
+        [
+            "cosine_similarity",
+            "pairwise_distance",
+            *(
+                f"nn.functional.{name}"
+                for name in (
+                    "cosine_embedding_loss",
+                    "hinge_embedding_loss",
+                    "margin_ranking_loss",
+                    "pairwise_distance",
+                    "poisson_nll_loss",
+                    "triplet_margin_loss",
+                    "triplet_margin_with_distance_loss",
+                )
+            ),
+        ],
+        "the same steps in another order, or without zeros as tensors",
+    ),
 }
 
 

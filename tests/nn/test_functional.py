@@ -388,6 +388,25 @@ def test_activations_at_extremes(name: str, dtype: str, torch: ModuleType) -> No
 
 
 @pytest.mark.peers
+def test_lower_bounds_let_gradients_pass(torch: ModuleType) -> None:
+    """A variance or length below the bound counts as the bound, and yet has a gradient, as in torch."""
+    outcomes = []
+    for lib in (tg, torch):
+        functions = lib.nn.functional
+        x = lib.tensor([[0.5, -1.0], [2.0, 0.1]], dtype=lib.float64, requires_grad=True)
+        small = lib.tensor([[1e-9, 1e-3], [0.5, 2.0]], dtype=lib.float64, requires_grad=True)
+        total = (
+            functions.gaussian_nll_loss(x, 2 * x, small, eps=1e-2)
+            + functions.cosine_similarity(x, small, eps=1.0).sum()
+        )
+        outcomes.append(
+            [g.numpy() for g in (total.detach(), *lib.autograd.grad(total, [x, small]))]
+        )
+    for ours, theirs in zip(*outcomes, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
+@pytest.mark.peers
 def test_losses_at_extremes(torch: ModuleType) -> None:
     """Saturated probabilities and large logits: finite, and torch's."""
     probabilities = np.array([0.0, 1.0, 0.0, 1.0, 1e-8, 1 - 1e-7, 0.5], np.float32)
@@ -467,6 +486,32 @@ def test_batch_norm_follows_statistics(rng: np.random.Generator) -> None:
 X, Y = np.ones((4, 3), "f4"), np.array([0, 1, 2, 0])
 ERRORS = [
     (lambda lib, x, y: lib.nn.functional.cross_entropy(x, y[:3]), (X, Y)),
+    (lambda lib, x, y: lib.nn.functional.multi_margin_loss(x, y + 7), (X, Y)),
+    (lambda lib, x, y: lib.nn.functional.multi_margin_loss(x, y.int()), (X, Y)),
+    (lambda lib, x, y: lib.nn.functional.multi_margin_loss(x, y[:1]), (X, Y)),
+    (lambda lib, x, y: lib.nn.functional.multi_margin_loss(x, y, p=3), (X, Y)),
+    (lambda lib, x, y: lib.nn.functional.multi_margin_loss(x, y, weight=x), (X, Y)),
+    (lambda lib, x, y: lib.nn.functional.multi_margin_loss(x, y, weight=x[:, 0]), (X, Y)),
+    (lambda lib, x, y: lib.nn.functional.multilabel_margin_loss(x, y), (X, Y)),
+    (lambda lib, x: lib.nn.functional.multilabel_margin_loss(x, x), (X,)),
+    (lambda lib, x: lib.nn.functional.margin_ranking_loss(x, x, x[0]), (X,)),
+    (lambda lib, x: lib.nn.functional.cosine_embedding_loss(x, x, x), (X,)),
+    (lambda lib, x: lib.nn.functional.cosine_embedding_loss(x[0], x[0], x[:, 0]), (X,)),
+    (lambda lib, x: lib.nn.functional.triplet_margin_loss(x, x, x[0]), (X,)),
+    (lambda lib, x: lib.nn.functional.triplet_margin_loss(x, x, x, margin=-1.0), (X,)),
+    (lambda lib, x: lib.nn.TripletMarginLoss(0.0), (X,)),
+    (lambda lib, x: lib.nn.MultiMarginLoss(weight=x), (X,)),
+    (lambda lib, x: lib.nn.functional.soft_margin_loss(x, x[0, :2]), (X,)),
+    (lambda lib, x: lib.nn.functional.gaussian_nll_loss(x, x, -x * x), (X,)),
+    (lambda lib, x: lib.nn.functional.gaussian_nll_loss(x, x, -1.0), (X,)),
+    (lambda lib, x: lib.nn.functional.gaussian_nll_loss(x, x, x[:1, :1] ** 2), (X,)),
+    (lambda lib, x: lib.nn.functional.gaussian_nll_loss(x, x, x * x, reduction="bad"), (X,)),
+    (lambda lib, x: lib.nn.functional.poisson_nll_loss(x, x, reduction="bad"), (X,)),
+    (lambda lib, x: lib.cosine_similarity(x, x, 5), (X,)),
+    (lambda lib, y: lib.cosine_similarity(y, y), (Y,)),
+    (lambda lib, x: lib.pdist(x[0]), (X,)),
+    (lambda lib, x: lib.pdist(x, -1.0), (X,)),
+    (lambda lib, x: lib.nn.functional.pairwise_distance(x, x[0, :2]), (X,)),
     (lambda lib, x, y: lib.nn.functional.cross_entropy(x, y * 0 + 7), (X, Y)),
     (lambda lib, x, y: lib.nn.functional.cross_entropy(x, y - 1), (X, Y)),
     (lambda lib, x, y: lib.nn.functional.cross_entropy(x, y.int()), (X, Y)),

@@ -73,12 +73,28 @@ LOSSES = [
     "HuberLoss(delta=0.5)",
     "BCEWithLogitsLoss()",
     "KLDivLoss(reduction='batchmean', log_target=True)",
+    "SoftMarginLoss()",
+    "HingeEmbeddingLoss(0.5)",
+    "PoissonNLLLoss()",
+    "PoissonNLLLoss(full=True, reduction='sum')",
+    "MultiLabelSoftMarginLoss()",
+    "PairwiseDistance()",
+    "PairwiseDistance(1, keepdim=True)",
+    "CosineSimilarity(0)",
 ]
 CLASS_LOSSES = [
     "CrossEntropyLoss()",
     "CrossEntropyLoss(label_smoothing=0.1, reduction='sum')",
     "CrossEntropyLoss(ignore_index=0)",
+    "MultiMarginLoss(2, 0.5)",
 ]
+OF_SEVERAL = {
+    "MarginRankingLoss(0.3)": [(4,), (4,), "signs"],
+    "CosineEmbeddingLoss(-0.2)": [(4, 3), (4, 3), "signs"],
+    "TripletMarginLoss(2.0, 1.0, swap=True)": [(4, 3)] * 3,
+    "TripletMarginWithDistanceLoss(margin=2.0)": [(4, 3)] * 3,
+    "GaussianNLLLoss(full=True)": [(4, 3), (4, 3), "variances"],
+}
 
 
 def make(library: Any, text: str) -> Any:
@@ -144,6 +160,39 @@ def test_loss_numbers(text: str, torch: ModuleType, rng: np.random.Generator) ->
     ours = make(nn, text)(tg.tensor(x), tg.tensor(y))
     theirs = make(torch.nn, text)(torch.tensor(x), torch.tensor(y))
     np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-5)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("text", OF_SEVERAL)
+def test_numbers_of_losses_of_several_tensors(
+    text: str, torch: ModuleType, rng: np.random.Generator
+) -> None:
+    made = {
+        "signs": np.array([1, -1, -1, 1]),
+        "variances": rng.uniform(0.5, 2, (4, 3)).astype("f4"),
+    }
+    arrays = [
+        made[form] if isinstance(form, str) else rng.normal(size=form).astype("f4")
+        for form in OF_SEVERAL[text]
+    ]
+    ours, theirs = make(nn, text), make(torch.nn, text)
+    assert repr(ours) == repr(theirs)
+    np.testing.assert_allclose(
+        ours(*map(tg.tensor, arrays)).numpy(), theirs(*map(torch.tensor, arrays)).numpy(), rtol=1e-5
+    )
+
+
+@pytest.mark.peers
+def test_weights_of_classes_with_margins(torch: ModuleType, rng: np.random.Generator) -> None:
+    x, y, w = rng.normal(size=(5, 3)).astype("f4"), rng.integers(0, 3, 5), rng.uniform(1, 2, 3)
+    for reduction in ("none", "mean", "sum"):
+        ours, theirs = (
+            lib.nn.MultiMarginLoss(weight=lib.tensor(w.astype("f4")), reduction=reduction)(
+                lib.tensor(x), lib.tensor(y)
+            ).numpy()
+            for lib in (tg, torch)
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_loss_weights_are_buffers() -> None:

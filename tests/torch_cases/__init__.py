@@ -15,6 +15,7 @@ from . import (
     counting,
     creation,
     functions,
+    losses,
     ordering,
     scanning,
     special,
@@ -33,6 +34,7 @@ CASES = [
     *windows.CASES,
     *ordering.CASES,
     *counting.CASES,
+    *losses.CASES,
 ]
 CREATION = [*creation.CASES]
 

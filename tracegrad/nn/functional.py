@@ -55,6 +55,10 @@ from tracegrad.nn.layer_functions import (
     normalize,
     one_hot,
 )
+from tracegrad.nn.likelihood_functions import (
+    gaussian_nll_loss,
+    poisson_nll_loss,
+)
 from tracegrad.nn.loss_functions import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -65,6 +69,17 @@ from tracegrad.nn.loss_functions import (
     mse_loss,
     nll_loss,
     smooth_l1_loss,
+)
+from tracegrad.nn.margin_functions import (
+    cosine_embedding_loss,
+    hinge_embedding_loss,
+    margin_ranking_loss,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    multilabel_soft_margin_loss,
+    soft_margin_loss,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
 )
 from tracegrad.nn.padding_functions import pad
 from tracegrad.nn.pooling_functions import (
@@ -83,6 +98,7 @@ from tracegrad.nn.resampling_functions import (
     pixel_unshuffle,
     upsample,
 )
+from tracegrad.ops.distances import cosine_similarity, pairwise_distance, pdist
 from tracegrad.ops.out_argument import OUT, with_out
 
 avg_pool2d = with_out(pooling_functions.avg_pool2d, OUT["avg_pool2d"])
@@ -108,14 +124,18 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "cosine_embedding_loss",
+    "cosine_similarity",
     "cross_entropy",
     "dropout",
     "elu",
     "embedding",
     "fold",
+    "gaussian_nll_loss",
     "gelu",
     "hardsigmoid",
     "hardtanh",
+    "hinge_embedding_loss",
     "huber_loss",
     "interpolate",
     "kl_div",
@@ -128,18 +148,25 @@ __all__ = [
     "lp_pool1d",
     "lp_pool2d",
     "lp_pool3d",
+    "margin_ranking_loss",
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
     "mish",
     "mse_loss",
     "multi_head_attention_forward",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
     "nll_loss",
     "normalize",
     "one_hot",
     "pad",
+    "pairwise_distance",
+    "pdist",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "poisson_nll_loss",
     "relu",
     "relu6",
     "scaled_dot_product_attention",
@@ -147,12 +174,15 @@ __all__ = [
     "sigmoid",
     "silu",
     "smooth_l1_loss",
+    "soft_margin_loss",
     "softmax",
     "softmin",
     "softplus",
     "softsign",
     "tanh",
     "tanhshrink",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
     "unfold",
     "upsample",
 ]

@@ -43,7 +43,7 @@ def legacy_reduction(size_average: bool | None, reduce: bool | None, reduction: 
     return reduction
 
 
-def _reduce(losses: Tensor, reduction: str) -> Tensor:
+def reduced(losses: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return losses
     total = sum_(losses)
@@ -84,12 +84,12 @@ def mse_loss(
     losses = _weighted(_mse_loss(x, y, "none"), weight, input, reduction)
     if reduction == "mean":
         return ew.div(sum_(losses), sum_(weight))
-    return _reduce(losses, reduction)
+    return reduced(losses, reduction)
 
 
 @composite("MseLossBackward0")
 def _mse_loss(input: Tensor, target: Tensor, reduction: str) -> Tensor:
-    return _reduce(ew.square(ew.sub(input, target)), reduction)
+    return reduced(ew.square(ew.sub(input, target)), reduction)
 
 
 @reported("aten::l1_loss")
@@ -109,7 +109,7 @@ def l1_loss(
         losses = _weighted(losses, weight, input, reduction)
         if reduction == "mean":
             return ew.div(sum_(losses), sum_(weight))
-    return reductions.mean(losses) if reduction == "mean" else _reduce(losses, reduction)
+    return reductions.mean(losses) if reduction == "mean" else reduced(losses, reduction)
 
 
 def smooth_l1_loss(
@@ -138,7 +138,7 @@ def smooth_l1_loss(
 def _smooth_l1_loss(input: Tensor, target: Tensor, reduction: str, beta: float) -> Tensor:
     distance = ew.abs(ew.sub(input, target))
     near = ew.mul(ew.square(distance), 0.5 / beta)
-    return _reduce(ew.where(ew.lt(distance, beta), near, ew.sub(distance, 0.5 * beta)), reduction)
+    return reduced(ew.where(ew.lt(distance, beta), near, ew.sub(distance, 0.5 * beta)), reduction)
 
 
 def huber_loss(
@@ -159,7 +159,7 @@ def huber_loss(
         raise RuntimeError("huber_loss does not support non-positive values for delta.")
     if weight is None:
         return _huber_loss(x, y, reduction, delta)
-    return _reduce(_weighted(_huber_loss(x, y, "none", delta), weight, input, reduction), reduction)
+    return reduced(_weighted(_huber_loss(x, y, "none", delta), weight, input, reduction), reduction)
 
 
 @composite("HuberLossBackward0")
@@ -167,7 +167,7 @@ def _huber_loss(input: Tensor, target: Tensor, reduction: str, delta: float) -> 
     distance = ew.abs(ew.sub(input, target))
     near = ew.mul(ew.square(distance), 0.5)
     far = ew.mul(ew.sub(distance, 0.5 * delta), delta)
-    return _reduce(ew.where(ew.lt(distance, delta), near, far), reduction)
+    return reduced(ew.where(ew.lt(distance, delta), near, far), reduction)
 
 
 def kl_div(
@@ -204,7 +204,7 @@ def kl_div(
     if batch_mean:
         total = sum_(losses)
         return ew.div(total, float(input.shape[0])) if input.dim() else total
-    return reductions.mean(losses) if reduction == "mean" else _reduce(losses, reduction)
+    return reductions.mean(losses) if reduction == "mean" else reduced(losses, reduction)
 
 
 def binary_cross_entropy(
@@ -254,7 +254,7 @@ def _binary_cross_entropy(
     slope = ew.mul(ew.sub(target.detach(), plain), 1e12)
     ends = ew.add(ends, ew.mul(slope, ew.sub(input, plain)))
     losses = ew.neg(ew.where(inside, between, ends))
-    return _reduce(losses if weight is None else ew.mul(losses, weight), reduction)
+    return reduced(losses if weight is None else ew.mul(losses, weight), reduction)
 
 
 def _at_least(x: Tensor, low: float) -> Tensor:
@@ -296,7 +296,7 @@ def _with_logits(
     if pos_weight is not None:
         soft = ew.mul(soft, ew.add(ew.mul(ew.sub(pos_weight, 1.0), target), 1.0))
     losses = ew.add(ew.mul(ew.sub(1.0, target), input), soft)
-    return _reduce(losses if weight is None else ew.mul(losses, weight), reduction)
+    return reduced(losses if weight is None else ew.mul(losses, weight), reduction)
 
 
 def nll_loss(
@@ -478,7 +478,7 @@ def _spread_loss(
     ignored = ew.eq(classes, ignore_index)
     losses = ew.where(ignored, 0, losses)
     if reduction != "mean":
-        return _reduce(losses, reduction)
+        return reduced(losses, reduction)
     if weight is None:
         counted = to_dtype(ew.logical_not(ignored), logs.dtype)
     else:
@@ -518,4 +518,4 @@ def _with_probabilities(
     if weight is not None:
         products = ew.mul(products, _class_weights(weight, input))
     losses = ew.neg(sum_(products, axis))
-    return _reduce(losses, reduction)
+    return reduced(losses, reduction)

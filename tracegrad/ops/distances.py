@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 
 from tracegrad.dispatch import composite
+from tracegrad.grad_mode import no_grad
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops import linalg, reduction
-from tracegrad.ops.arguments import canonical_dim, require_tensors
-from tracegrad.ops.shaping import expand, transpose, unsqueeze
-from tracegrad.tensor import Tensor
+from tracegrad.ops.arguments import canonical_dim, require_tensors, to_dtype
+from tracegrad.ops.conversion import promote_types
+from tracegrad.ops.indexing import index_select
+from tracegrad.ops.shaping import broadcast_tensors, expand, transpose, unsqueeze
+from tracegrad.reporting import reported
+from tracegrad.tensor import Tensor, make_tensor
 
 # As in torch, how the distances of rows are computed, by whether a matrix product does it.
 _MODES = {
@@ -140,3 +144,61 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     norms = reduction.norm(input, p, tuple(d for d in range(n) if d != axis), True)
     scale = ew.where(ew.gt(norms, maxnorm), ew.div(maxnorm, ew.add(norms, 1e-7)), 1)
     return ew.mul(input, scale)
+
+
+@reported("aten::pairwise_distance")
+def pairwise_distance(
+    x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
+    """The p-norm of ``x1 - x2 + eps`` over the last dimension, broadcast: [..., D] -> [...]."""
+    require_tensors("pairwise_distance", x1=(1, x1), x2=(2, x2))
+    difference = ew.add(ew.sub(x1, x2), eps)
+    if p == 0:
+        length = _length(difference, p, -1)
+        return unsqueeze(length, -1) if keepdim else length
+    return reduction.norm(difference, p, -1, keepdim)
+
+
+@reported("aten::cosine_similarity")
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """``x1 . x2 / (max(|x1|, eps) * max(|x2|, eps))`` over `dim`, broadcast.
+
+    Raises:
+        RuntimeError: both hold integers.
+        IndexError: there is no such dimension.
+    """
+    require_tensors("cosine_similarity", x1=(1, x1), x2=(2, x2))
+    common = promote_types(x1.dtype, x2.dtype)
+    if not common.is_floating:
+        raise RuntimeError(
+            f"expected common dtype to be floating point, yet common dtype is {common.legacy_name}"
+        )
+    x, y = (to_dtype(t, common) for t in broadcast_tensors(x1, x2))
+    unit = []
+    for t in (x, y):
+        length = reduction.norm(t, 2, dim, keepdim=True)
+        # As in torch, the lower bound does not stop the gradient.
+        bounded = length.clone()
+        with no_grad():
+            bounded.clamp_(min=eps)
+        unit.append(ew.div(t, bounded))
+    return reduction.sum(ew.mul(*unit), dim)
+
+
+@composite("PdistBackward0")
+def pdist(input: Tensor, p: float = 2.0) -> Tensor:
+    """The p-norm distances of all pairs of rows i < j: [N, M] -> [N * (N - 1) / 2]. Takes N * N * M memory.
+
+    Raises:
+        RuntimeError: `input` is no floating matrix, or `p` is negative.
+    """
+    require_tensors("pdist", input=(1, input))
+    if input.dim() != 2:
+        raise RuntimeError(f"pdist only supports 2D tensors, got: {input.dim()}D")
+    if not input.is_floating_point():
+        raise RuntimeError("pdist only supports floating-point dtypes")
+    if p < 0:
+        raise RuntimeError("pdist only supports non-negative p values")
+    first, second = (make_tensor(i, None) for i in np.triu_indices(input._data.shape[0], 1))
+    difference = ew.sub(index_select(input, 0, first), index_select(input, 0, second))
+    return _length(difference, p, -1)
