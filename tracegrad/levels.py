@@ -26,8 +26,15 @@ from tracegrad.grad_mode import state
 from tracegrad.inplace import check_in_place, store
 from tracegrad.ir.op import Op, registered
 from tracegrad.lifted import Lifted
-from tracegrad.node import UNTRACKED, OpNode, keep_traceback
-from tracegrad.tensor import Tensor, is_lifted, mark_made, new_tensor, plainest
+from tracegrad.node import UNTRACKED, OpNode, VersionCounter, keep_traceback
+from tracegrad.tensor import (
+    Tensor,
+    is_lifted,
+    mark_made,
+    new_tensor,
+    plainest,
+    version_of,
+)
 from tracegrad.views import apply_view
 
 _HISTORY = "_grad_fn _requires_grad _output_nr _base _view _view_version _counter _tangents".split()
@@ -102,8 +109,8 @@ class Level:
     def owns(self, x: Tensor) -> bool:
         """Whether `x`, or what it is a view of, was made inside of this level, and not captured from outside."""
         while True:
-            if is_lifted(x):
-                return x._data.level.number >= self.number  # type: ignore[attr-defined]
+            if is_lifted(x) and x._data.level.number >= self.number:  # type: ignore[attr-defined]
+                return True
             if x._base is None or any(x is other for other in self.variables):
                 return x._made_at >= self.number
             x = x._view[0]
@@ -194,7 +201,12 @@ class LiftingLevel(Level):
         data: Any = Lifted(inner, False, self)
         x._data = data
         x._grad_fn, x._requires_grad, x._output_nr, x._tangents = None, False, 0, None
-        x._counter = None if x._base is None else x._base._version_counter()
+        if x._base is None:
+            # Counts on from here: a record made inside may look at it when what came from outside is back.
+            x._counter = counter = VersionCounter()
+            counter.value = version_of(inner)
+        else:
+            x._counter = x._base._version_counter()
         x._view_version = x._version
         self.adopted.append(x)
 
@@ -253,6 +265,12 @@ class BatchLevel(LiftingLevel):
                 "'different' randomness flags on vmap or perform the randomness operation out of vmap"
             )
         return self.randomness == "different"
+
+    def repeated(self, x: Tensor) -> Tensor:
+        """A stack of copies of a tensor of the level below, one for each example."""
+        with Below(self):
+            stack = _copy(x.expand(self.size, *x._data.shape))
+        return self.wrap(stack, batched=True)
 
     def stacked(self, x: Tensor) -> Tensor:
         """The stack that `x` stands for, with the axis of the examples in front; repeated if all are the same."""

@@ -193,3 +193,46 @@ def test_version_counters_are_looked_at() -> None:
 
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         tg.func.grad(f)(tg.ones(3))
+
+
+MADE = (
+    "x.new_zeros(3)",
+    "x.new_ones(3)",
+    "x.new_full((3,), 2.0)",
+    "x.new_empty((3,)).zero_()",
+    "t.zeros_like(x)",
+    "t.ones_like(x)",
+    "t.full_like(x, 2.0)",
+    "t.empty_like(x).fill_(1.0)",
+    "t.zeros_like(x * 2)",
+)
+MAPS = """
+F.vmap(f)(X)
+F.vmap(F.grad(lambda x: f(x).sum()))(X)
+F.grad(lambda X: F.vmap(f)(X).sum())(X)
+F.vmap(F.vmap(f))(X.expand(2, 4, 3))
+F.vmap(f, in_dims=1)(X[:3].T)
+F.vmap(lambda v: F.jvp(f, (v,), (v,))[1])(X)
+F.vmap(F.jacrev(f))(X)
+F.hessian(lambda X: F.vmap(f)(X).sum())(X)
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("transform", MAPS)
+@pytest.mark.parametrize("made", MADE)
+def test_what_is_made_for_an_example_is_there_for_each(made: str, transform: str) -> None:
+    """Results may be accumulated in it, as torch's documentation of vmap advises."""
+    pytest.importorskip("torch")
+    array = np.random.default_rng(3).normal(size=(4, 3))
+    found = []
+    for module, func in (library("torch"), library("tracegrad")):
+
+        def f(x: Any, module: Any = module) -> Any:
+            total = eval(made, {"t": module, "x": x})
+            total += x * x
+            total[0] = x[1]
+            return total * x
+
+        space = {"X": module.tensor(array), "F": func, "f": f}
+        found.append(eval(transform, space).detach().numpy())
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-9, atol=1e-9)

@@ -217,3 +217,21 @@ def test_changing_what_was_made_inside(name: str, made: str) -> None:
         return "done"
 
     assert outcome(tg, run) == outcome(torch, run)
+
+
+def test_made_inside_of_what_is_mapped_outside() -> None:
+    """A result inside of `grad` may be changed there also where all that it came from belongs to a `vmap` around."""
+
+    def run(t: Any, log: list[Any]) -> Any:
+        def f(x: Any, y: Any) -> Any:
+            def g(x: Any) -> Any:
+                total = y * 2
+                total[0].add_(x[1])
+                total.mul_(x)
+                return total.sum()
+
+            return t.func.grad(g)(x)
+
+        return t.func.vmap(f)(t.ones(2, 3), t.arange(6.0).reshape(2, 3))
+
+    assert outcome(tg, run) == outcome(torch, run)

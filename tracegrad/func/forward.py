@@ -15,7 +15,7 @@ from tracegrad.func.arguments import inserted, selected, split_aux
 from tracegrad.func.reverse import Argnums, jacrev, vjp
 from tracegrad.func.vectorize import vmap
 from tracegrad.levels import DualLevel
-from tracegrad.ops.creation import zeros_like
+from tracegrad.ops.creation import constant_like
 from tracegrad.ops.shaping import movedim
 from tracegrad.tensor import Tensor
 
@@ -85,7 +85,7 @@ def jvp(
                         "jvp(f, primals, tangents, strict=True): The output of f is independent of the inputs. "
                         "This is not allowed with strict=True."
                     )
-                tangent = zeros_like(out)
+                tangent = constant_like(out, 0)
             found.append(tangent)
 
         def plain(x: Any) -> Any:
@@ -170,7 +170,7 @@ def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..
     """
     _check_tensors("linearize", primals, "primals")
     output, pull = vjp(func, *primals)
-    _, push = vjp(pull, pytree.map_leaves(zeros_like, output))
+    _, push = vjp(pull, pytree.map_leaves(lambda x: constant_like(x, 0), output))
     leaves, spec = pytree.flatten(primals)
 
     def jvp_fn(*tangents: Any) -> Any:

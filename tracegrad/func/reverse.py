@@ -17,7 +17,7 @@ from tracegrad.func.arguments import inserted, selected, split_aux
 from tracegrad.func.vectorize import vmap
 from tracegrad.grad_mode import enable_grad
 from tracegrad.levels import GradLevel
-from tracegrad.ops.creation import ones_like, zeros_like
+from tracegrad.ops.creation import constant_like
 from tracegrad.tensor import Tensor
 
 Argnums = int | tuple[int, ...]
@@ -64,7 +64,7 @@ def _swept(
             level.quiet = False
     physical = [level.lower(x)[0] for x in variables]
     return [
-        zeros_like(x) if ct is None else level.lower(ct)[0]
+        constant_like(x, 0) if ct is None else level.lower(ct)[0]
         for ct, x in zip(found, physical, strict=True)
     ]
 
@@ -100,7 +100,9 @@ def grad_and_value(
                     "grad_and_value(f)(*args): Expected f(*args) to return a scalar Tensor, got tensor with "
                     f"{output.ndim} dims. Maybe you wanted to use the vjp or jacrev APIs instead?"
                 )
-            gradients = _swept(level, [output], [ones_like(level.lower(output)[0])], variables)
+            gradients = _swept(
+                level, [output], [constant_like(level.lower(output)[0], 1)], variables
+            )
             value, aux = _outside(level, output), _outside(level, aux)
         gradient = pytree.unflatten(pytree.flatten(inside)[1], iter(gradients))
         return gradient, ((value, aux) if has_aux else value)

@@ -18,7 +18,7 @@ from tracegrad.layout import check_placement
 from tracegrad.memory_format import check_format, preserve_format
 from tracegrad.ops.arguments import new_shape, number_dtype, resolve_dtype
 from tracegrad.reporting import reported
-from tracegrad.tensor import Tensor, default_float, make_tensor
+from tracegrad.tensor import Tensor, default_float, is_lifted, make_tensor, mark_made
 
 
 def finished(data: np.ndarray, source: Any, device: Any, requires_grad: bool) -> Tensor:
@@ -261,10 +261,32 @@ def full(
     return _filled((tuple(size),), value, target, device, requires_grad)
 
 
+def constant_like(x: Tensor, value: Any) -> Tensor:
+    """A number in the shape and dtype of `x`; for a stack of examples, that of one."""
+    return _filled((x._data.shape,), value, x.dtype, None, False)
+
+
+def _new(
+    input: Tensor, size: tuple[Any, ...], value: Any, dtype: Any, device: Any, requires_grad: bool
+) -> Tensor:
+    """A tensor made for `input`: where that is a stack of examples (of ``vmap``) there is one for each."""
+    out = _filled(size, value, resolve_dtype(dtype) or input.dtype, device, requires_grad)
+    if not is_lifted(input):
+        return out
+    stack = mark_made(_for_examples(out, input))
+    return stack._ask_for_grad() if requires_grad else stack
+
+
+def _for_examples(x: Tensor, like: Tensor) -> Tensor:
+    if not is_lifted(like):
+        return x
+    data: Any = like._data
+    below = _for_examples(x, data.physical)
+    return data.level.repeated(below) if data.batched else below
+
+
 def _like(input: Tensor, value: Any, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
-    return _filled(
-        (input._data.shape,), value, resolve_dtype(dtype) or input.dtype, device, requires_grad
-    )
+    return _new(input, (input._data.shape,), value, dtype, device, requires_grad)
 
 
 @reported("aten::zeros_like")
@@ -335,7 +357,7 @@ def new_empty(
     input: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Like `new_zeros`; see `empty`."""
-    return _filled(size, 0, resolve_dtype(dtype) or input.dtype, device, requires_grad)
+    return _new(input, size, 0, dtype, device, requires_grad)
 
 
 @reported("aten::new_zeros")
@@ -344,7 +366,7 @@ def new_zeros(
     input: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Zeros of a given shape in the dtype of `input`."""
-    return _filled(size, 0, resolve_dtype(dtype) or input.dtype, device, requires_grad)
+    return _new(input, size, 0, dtype, device, requires_grad)
 
 
 @reported("aten::new_ones")
@@ -353,7 +375,7 @@ def new_ones(
     input: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Ones of a given shape in the dtype of `input`."""
-    return _filled(size, 1, resolve_dtype(dtype) or input.dtype, device, requires_grad)
+    return _new(input, size, 1, dtype, device, requires_grad)
 
 
 @reported("aten::new_full")
@@ -369,8 +391,7 @@ def new_full(
 ) -> Tensor:
     """One value in a given shape, in the dtype of `input`."""
     refuse_complex("new_full", fill_value)
-    dtype = resolve_dtype(dtype) or input.dtype
-    return _filled((tuple(size),), fill_value, dtype, device, requires_grad)
+    return _new(input, (tuple(size),), fill_value, dtype, device, requires_grad)
 
 
 def new_tensor(
