@@ -16,6 +16,7 @@ from . import (
     creation,
     functions,
     losses,
+    normalizations,
     ordering,
     scanning,
     special,
@@ -35,6 +36,7 @@ CASES = [
     *ordering.CASES,
     *counting.CASES,
     *losses.CASES,
+    *normalizations.CASES,
 ]
 CREATION = [*creation.CASES]
 

@@ -39,12 +39,10 @@ from tracegrad.nn.convolution import (
 )
 from tracegrad.nn.distance import CosineSimilarity, PairwiseDistance
 from tracegrad.nn.layers import (
-    BatchNorm1d,
     Dropout,
     Embedding,
     Flatten,
     Identity,
-    LayerNorm,
     Linear,
     Unflatten,
 )
@@ -73,6 +71,18 @@ from tracegrad.nn.margin_losses import (
     TripletMarginWithDistanceLoss,
 )
 from tracegrad.nn.modules import Module
+from tracegrad.nn.normalization import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LayerNorm,
+    LocalResponseNorm,
+    RMSNorm,
+)
 from tracegrad.nn.padding import (
     CircularPad1d,
     CircularPad2d,
@@ -147,6 +157,8 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "Buffer",
     "ChannelShuffle",
     "CircularPad1d",
@@ -170,11 +182,15 @@ __all__ = [
     "Fold",
     "GRUCell",
     "GaussianNLLLoss",
+    "GroupNorm",
     "Hardsigmoid",
     "Hardtanh",
     "HingeEmbeddingLoss",
     "HuberLoss",
     "Identity",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
     "KLDivLoss",
     "L1Loss",
     "LPPool1d",
@@ -184,6 +200,7 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LocalResponseNorm",
     "LogSigmoid",
     "LogSoftmax",
     "MSELoss",
@@ -206,6 +223,7 @@ __all__ = [
     "PixelShuffle",
     "PixelUnshuffle",
     "PoissonNLLLoss",
+    "RMSNorm",
     "RNNBase",
     "RNNCell",
     "RNNCellBase",

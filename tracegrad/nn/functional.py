@@ -47,10 +47,8 @@ from tracegrad.nn.convolution_functions import (
 )
 from tracegrad.nn.folding_functions import fold, unfold
 from tracegrad.nn.layer_functions import (
-    batch_norm,
     dropout,
     embedding,
-    layer_norm,
     linear,
     normalize,
     one_hot,
@@ -80,6 +78,14 @@ from tracegrad.nn.margin_functions import (
     soft_margin_loss,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
+)
+from tracegrad.nn.normalization_functions import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    local_response_norm,
+    rms_norm,
 )
 from tracegrad.nn.padding_functions import pad
 from tracegrad.nn.pooling_functions import (
@@ -133,16 +139,19 @@ __all__ = [
     "fold",
     "gaussian_nll_loss",
     "gelu",
+    "group_norm",
     "hardsigmoid",
     "hardtanh",
     "hinge_embedding_loss",
     "huber_loss",
+    "instance_norm",
     "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
     "leaky_relu",
     "linear",
+    "local_response_norm",
     "log_softmax",
     "logsigmoid",
     "lp_pool1d",
@@ -169,6 +178,7 @@ __all__ = [
     "poisson_nll_loss",
     "relu",
     "relu6",
+    "rms_norm",
     "scaled_dot_product_attention",
     "selu",
     "sigmoid",

@@ -1,4 +1,4 @@
-"""What layers compute: products with a bias, dropout, normalizations, look-ups.
+"""What layers compute: products with a bias, dropout, look-ups.
 
 Users reach these functions as ``nn.functional``.
 """
@@ -6,8 +6,6 @@ Users reach these functions as ``nn.functional``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 from tracegrad import lean, random
 from tracegrad.dispatch import composite
@@ -20,10 +18,8 @@ from tracegrad.ops.arguments import to_dtype
 from tracegrad.ops.indexing import index_select
 from tracegrad.ops.out_argument import OUT, with_out
 from tracegrad.ops.reduction import norm
-from tracegrad.ops.reduction import sum as sum_
 from tracegrad.ops.shaping import reshape, unsqueeze
 from tracegrad.reporting import reported
-from tracegrad.size import Size
 from tracegrad.tensor import Tensor, plainest
 
 
@@ -87,146 +83,6 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
         noise = ew.mul(to_dtype(kept, input.dtype), 1.0 / (1.0 - p))
     result = ew.mul(input, noise)
     return store(input, result) if inplace else result
-
-
-@reported("aten::layer_norm")
-def layer_norm(
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Shift and scale each slice over the last dimensions to mean 0 and variance 1 (Ba et al., 2016).
-
-    Args:
-        normalized_shape: the extents of the dimensions to normalize over.
-        weight, bias: of this shape; applied afterwards.
-
-    Raises:
-        RuntimeError: shapes do not fit.
-    """
-    shape = tuple(normalized_shape)
-    count = len(shape)
-    if not count or tuple(input.shape[-count:]) != shape:
-        wanted = ", ".join(map(str, ("*", *shape)))
-        raise RuntimeError(
-            f"Given normalized_shape={list(shape)}, expected input with shape [{wanted}], but got input of "
-            f"size{list(input.shape)}"
-        )
-    for name, x in (("weight", weight), ("bias", bias)):
-        if x is not None and tuple(x.shape) != shape:
-            raise RuntimeError(
-                f"Expected {name} to be of same shape as normalized_shape, but got {name} of shape "
-                f"{list(x.shape)} and normalized_shape = {list(shape)}"
-            )
-    return _layer_norm(input, weight, bias, count, eps)
-
-
-@composite("NativeLayerNormBackward0")
-def _layer_norm(
-    input: Tensor, weight: Tensor | None, bias: Tensor | None, count: int, eps: float
-) -> Tensor:
-    axes = tuple(range(input.dim() - count, input.dim()))
-    size = float(math.prod(input.shape[-count:]))
-    centered = ew.sub(input, ew.div(sum_(input, axes, True), size))
-    variance = ew.div(sum_(ew.mul(centered, centered), axes, True), size)
-    return _scale(ew.mul(centered, ew.rsqrt(ew.add(variance, eps))), weight, bias)
-
-
-def _scale(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    if weight is not None:
-        x = ew.mul(x, weight)
-    return x if bias is None else ew.add(x, bias)
-
-
-@reported("aten::batch_norm")
-def batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: Any = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Normalize each channel (dimension 1) over all others (Ioffe and Szegedy, 2015).
-
-    Args:
-        running_mean, running_var: used in evaluation; updated in place in training.
-        training: use the statistics of this batch.
-        momentum: the part of the new statistics in the running ones.
-
-    Raises:
-        ValueError: training with one value per channel.
-        RuntimeError: extents do not fit, or there are no statistics to evaluate with.
-    """
-    shape = input.shape
-    channels = shape[1]
-    if training and math.prod(shape) == channels:
-        raise ValueError(
-            f"Expected more than 1 value per channel when training, got input size {Size(shape)}"
-        )
-    given = {
-        "running_mean": running_mean,
-        "running_var": running_var,
-        "weight": weight,
-        "bias": bias,
-    }
-    for name, x in given.items():
-        if x is not None and x.numel() != channels:
-            raise RuntimeError(f"{name} should contain {channels} elements not {x.numel()}")
-    if not training:
-        for name in ("running_mean", "running_var"):
-            if given[name] is None:
-                raise RuntimeError(f"{name} must be defined in evaluation mode")
-    return _batch_norm(input, weight, bias, (running_mean, running_var), training, momentum, eps)
-
-
-@composite("NativeBatchNormBackward0")
-def _batch_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running: tuple[Tensor | None, Tensor | None],
-    training: bool,
-    momentum: Any,
-    eps: float,
-) -> Tensor:
-    broadcast = (1, -1, *(1,) * (input.dim() - 2))
-
-    def per_channel(x: Tensor) -> Tensor:
-        return reshape(x, broadcast) if input.dim() > 2 else x
-
-    if training:
-        axes = tuple(d for d in range(input.dim()) if d != 1)
-        count = math.prod(input.shape[d] for d in axes)
-        mean = ew.div(sum_(input, axes), float(count))
-        centered = ew.sub(input, per_channel(mean))
-        squares = sum_(ew.mul(centered, centered), axes)
-        variance = ew.div(squares, float(count))
-        with no_grad():
-            _follow(running[0], mean, momentum)
-            _follow(running[1], ew.div(squares, float(count - 1)), momentum)
-    else:
-        running_mean, variance = running  # type: ignore[assignment]
-        assert running_mean is not None
-        centered = ew.sub(input, per_channel(running_mean))
-    result = ew.mul(centered, per_channel(ew.rsqrt(ew.add(variance, eps))))
-    return _scale(
-        result,
-        None if weight is None else per_channel(weight),
-        None if bias is None else per_channel(bias),
-    )
-
-
-def _follow(running: Tensor | None, new: Tensor, momentum: Any) -> None:
-    """Move a running statistic towards the new one, which a function that is transformed may do as well."""
-    if running is not None:
-        check_in_place(running)
-        kept = ew.sub(1.0, momentum) if isinstance(momentum, Tensor) else 1.0 - momentum
-        store(running, ew.add(ew.mul(running, kept), ew.mul(new.detach(), momentum)))
 
 
 def embedding(

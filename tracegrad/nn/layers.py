@@ -1,4 +1,4 @@
-"""Layers: Linear, Flatten, Dropout, normalizations, Embedding."""
+"""Layers: Linear, Flatten, Dropout, Embedding."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tracegrad.grad_mode import no_grad
-from tracegrad.ir.types import int64
 from tracegrad.nn import init
 from tracegrad.nn import layer_functions as F  # noqa: N812 (as everybody calls it)
 from tracegrad.nn.module import Module
 from tracegrad.nn.parameter import Parameter
-from tracegrad.ops.creation import empty, ones, tensor, zeros
+from tracegrad.ops.creation import empty
 from tracegrad.tensor import Tensor
 
 
@@ -123,125 +122,6 @@ class Dropout(Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}, inplace={self.inplace}"
-
-
-class _Affine(Module):
-    """A normalization that may scale and shift afterwards."""
-
-    def _make_affine(self, shape: Any, affine: bool, bias: bool, device: Any, dtype: Any) -> None:
-        for name, wanted, make in (("weight", affine, ones), ("bias", affine and bias, zeros)):
-            values = Parameter(make(shape, device=device, dtype=dtype)) if wanted else None
-            self.register_parameter(name, values)
-
-    def _reset_affine(self) -> None:
-        if self.weight is not None:
-            init.ones_(self.weight)
-        if self.bias is not None:
-            init.zeros_(self.bias)
-
-
-class LayerNorm(_Affine):
-    """Brings each slice over the last dimensions to mean 0 and variance 1, then scales and shifts it."""
-
-    def __init__(
-        self,
-        normalized_shape: int | Sequence[int],
-        eps: float = 1e-5,
-        elementwise_affine: bool = True,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__()
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
-        self.normalized_shape = tuple(shape)
-        self.eps = eps
-        self.elementwise_affine = elementwise_affine
-        self._make_affine(self.normalized_shape, elementwise_affine, bias, device, dtype)
-
-    def reset_parameters(self) -> None:
-        """Weight 1, bias 0."""
-        self._reset_affine()
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, "
-            f"bias={self.bias is not None}"
-        )
-
-
-class BatchNorm1d(_Affine):
-    """Normalizes each channel over the batch; in evaluation by running statistics.
-
-    Args:
-        momentum: the part of the new statistics in the running ones; None takes their plain average.
-    """
-
-    _version = 2
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        bias: bool = True,
-    ) -> None:
-        super().__init__()
-        self.num_features = num_features
-        self.eps = eps
-        self.momentum = momentum
-        self.affine = affine
-        self.track_running_stats = track_running_stats
-        self._make_affine(num_features, affine, bias, device, dtype)
-        kept = track_running_stats
-        mean = zeros(num_features, device=device, dtype=dtype) if kept else None
-        var = ones(num_features, device=device, dtype=dtype) if kept else None
-        self.register_buffer("running_mean", mean)
-        self.register_buffer("running_var", var)
-        self.register_buffer("num_batches_tracked", tensor(0, dtype=int64) if kept else None)
-
-    def reset_running_stats(self) -> None:
-        """Mean 0, variance 1, no batches."""
-        if self.track_running_stats:
-            self.running_mean.zero_()
-            self.running_var.fill_(1)
-            self.num_batches_tracked.zero_()
-
-    def reset_parameters(self) -> None:
-        """Weight 1, bias 0, and running statistics as at the beginning."""
-        self.reset_running_stats()
-        self._reset_affine()
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.dim() not in (2, 3):
-            raise ValueError(f"expected 2D or 3D input (got {input.dim()}D input)")
-        momentum: Any = 0.0 if self.momentum is None else self.momentum
-        mean, var = self.running_mean, self.running_var
-        if self.training:
-            if not self.track_running_stats:
-                mean = var = None
-            elif self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
-                if self.momentum is None:
-                    momentum = 1.0 / self.num_batches_tracked
-        uses_batch = self.training or (mean is None and var is None)
-        return F.batch_norm(
-            input, mean, var, self.weight, self.bias, uses_batch, momentum, self.eps
-        )
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
-        )
 
 
 class Embedding(Module):

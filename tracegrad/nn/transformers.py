@@ -15,8 +15,9 @@ from tracegrad.nn import init
 from tracegrad.nn.attention import MultiheadAttention
 from tracegrad.nn.attention_functions import canonical_mask
 from tracegrad.nn.containers import ModuleList
-from tracegrad.nn.layers import Dropout, LayerNorm, Linear
+from tracegrad.nn.layers import Dropout, Linear
 from tracegrad.nn.module import Module
+from tracegrad.nn.normalization import LayerNorm
 from tracegrad.ops.creation import full
 from tracegrad.ops.indexing import triu
 from tracegrad.tensor import Tensor
