@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.dispatch import composite
+from tracegrad.dispatch import ABSENT, composite, shown_as
 from tracegrad.grad_mode import no_grad
 from tracegrad.inplace import check_in_place, store
 from tracegrad.nn.padding_functions import pad
@@ -247,7 +247,9 @@ def group_norm(
                 f"Expected {name} to be a vector of size equal to the number of channels in input, but got "
                 f"{name} of shape {list(x.shape)} and input of shape {shape}"
             )
-    return _group_norm(input, weight, bias, num_groups, eps)
+    out = _group_norm(input, weight, bias, num_groups, eps)
+    given = [ABSENT if x is None else x for x in (weight, bias)]
+    return shown_as(out, "NativeGroupNormBackward0", input, *given)
 
 
 @composite("NativeGroupNormBackward0")
