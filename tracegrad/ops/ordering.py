@@ -90,7 +90,9 @@ def argsort(
     """Where the elements along `dim` stand, in their order; see `sort`."""
     require_tensors("argsort", input=(1, input))
     x, axis = _in_line(input, dim)
-    return reshape(_order(x, axis, descending), input._data.shape)
+    order = _order(x, axis, descending)
+    # Only a number was brought into another shape; else reshape would make a view of the result.
+    return order if input._data.ndim else reshape(order, ())
 
 
 @reported("aten::msort")
