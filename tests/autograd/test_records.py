@@ -65,6 +65,7 @@ FUNCTIONS_THAT_DIFFER = {
     "quantile": "torch squeezes at the end, also where nothing changes",
     "nanquantile": "torch squeezes at the end, also where nothing changes",
     "cdist": "torch shows the matrix product, where there is one",
+    "nn.functional.prelu": "torch always views the weight",
     "nn.functional.instance_norm": "torch shows missing edges for weights that are not given",
     "nn.functional.rms_norm": "torch's steps are other ones",
     "nn.functional.local_response_norm": "torch pools over another view",

@@ -9,6 +9,7 @@ most in tiers.py. Used by test_ops_torch.py, autograd/, func/ and coverage_repor
 from __future__ import annotations
 
 from . import (
+    activations,
     arrangement,
     contraction,
     convolutions,
@@ -36,6 +37,7 @@ CASES = [
     *ordering.CASES,
     *counting.CASES,
     *losses.CASES,
+    *activations.CASES,
     *normalizations.CASES,
 ]
 CREATION = [*creation.CASES]

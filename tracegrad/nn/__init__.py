@@ -38,6 +38,16 @@ from tracegrad.nn.convolution import (
     ConvTranspose3d,
 )
 from tracegrad.nn.distance import CosineSimilarity, PairwiseDistance
+from tracegrad.nn.gated_activations import (
+    CELU,
+    GLU,
+    Hardshrink,
+    Hardswish,
+    PReLU,
+    Softmax2d,
+    Softshrink,
+    Threshold,
+)
 from tracegrad.nn.layers import (
     Dropout,
     Embedding,
@@ -139,8 +149,10 @@ from tracegrad.nn.transformers import (
 )
 
 __all__ = [
+    "CELU",
     "ELU",
     "GELU",
+    "GLU",
     "GRU",
     "LSTM",
     "RNN",
@@ -183,7 +195,9 @@ __all__ = [
     "GRUCell",
     "GaussianNLLLoss",
     "GroupNorm",
+    "Hardshrink",
     "Hardsigmoid",
+    "Hardswish",
     "Hardtanh",
     "HingeEmbeddingLoss",
     "HuberLoss",
@@ -217,6 +231,7 @@ __all__ = [
     "MultiMarginLoss",
     "MultiheadAttention",
     "NLLLoss",
+    "PReLU",
     "PairwiseDistance",
     "Parameter",
     "ParameterList",
@@ -241,11 +256,14 @@ __all__ = [
     "SmoothL1Loss",
     "SoftMarginLoss",
     "Softmax",
+    "Softmax2d",
     "Softmin",
     "Softplus",
+    "Softshrink",
     "Softsign",
     "Tanh",
     "Tanhshrink",
+    "Threshold",
     "Transformer",
     "TransformerDecoder",
     "TransformerDecoderLayer",

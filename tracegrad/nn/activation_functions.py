@@ -11,11 +11,17 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tracegrad.dispatch import composite
 from tracegrad.grad_mode import state
 from tracegrad.inplace import check_captured, check_in_place, store
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops import reduction
+from tracegrad.ops.arguments import canonical_dim
+from tracegrad.ops.shaping import reshape
+from tracegrad.ops.striding import narrow
+from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor
 
 
@@ -213,3 +219,159 @@ def log_softmax(
     if dim is None:
         dim = _implicit_dim("log_softmax", input.dim(), _stacklevel)
     return reduction.log_softmax(input, dim, dtype)
+
+
+@composite("GluBackward0")
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """The first half along `dim` times the sigmoid of the second (Dauphin et al., 2017).
+
+    Raises:
+        RuntimeError: there are no two halves.
+        IndexError: there is no such dimension.
+    """
+    if not input.dim():
+        raise RuntimeError("glu does not support scalars because halving size must be even")
+    dim = canonical_dim(dim, input.dim())
+    size = input.shape[dim]
+    if size % 2:
+        raise RuntimeError(f"Halving dimension must be even, but dimension {dim} is size {size}")
+    ew.refuse_dtype(input, "iub", "glu_cpu")
+    value, gate = (narrow(input, dim, start, size // 2) for start in (0, size // 2))
+    return ew.mul(value, ew.sigmoid(gate))
+
+
+@composite("HardswishBackward0")
+def _hardswish(x: Tensor) -> Tensor:
+    ew.refuse_dtype(x, "iub", "hardswish_cpu")
+    return ew.div(ew.mul(x, _hardtanh(ew.add(x, 3.0), 0.0, 6.0)), 6.0)
+
+
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+    """x * relu6(x + 3) / 6 (Howard et al., 2019)."""
+    return _run(_hardswish, inplace, input)
+
+
+@composite("HardshrinkBackward0")
+def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """x, but 0 in [-lambd, lambd]."""
+    ew.refuse_dtype(input, "iub", "hardshrink_cpu")
+    inside = ew.logical_and(ew.ge(input, -lambd), ew.le(input, lambd))
+    return ew.where(inside, 0, input)
+
+
+@composite("SoftshrinkBackward0")
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """x moved by `lambd` towards 0, and not beyond.
+
+    Raises:
+        RuntimeError: `lambd` is negative.
+    """
+    ew.refuse_dtype(input, "iub", "softshrink_check")
+    if not lambd >= 0:
+        limit = f"{np.finfo(input._data.dtype).max:g}"
+        raise RuntimeError(
+            f"lambda must be in range [0, {limit}] for input dtype {input.dtype.legacy_name}, but found {lambd:g}"
+        )
+    below = ew.where(ew.lt(input, -lambd), ew.add(input, lambd), ew.mul(input, 0))
+    return ew.where(ew.gt(input, lambd), ew.sub(input, lambd), below)
+
+
+@composite("CeluBackward0")
+def _celu(x: Tensor, alpha: float) -> Tensor:
+    positive = ew.gt(x, 0)
+    return ew.where(positive, x, ew.mul(ew.expm1(ew.div(ew.where(positive, 0, x), alpha)), alpha))
+
+
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """x where positive, else alpha * (exp(x / alpha) - 1) (Barron, 2017).
+
+    Raises:
+        RuntimeError: `alpha` is 0.
+    """
+    if alpha == 0:
+        raise RuntimeError("ZeroDivisionError: alpha cannot be 0 for CELU")
+    ew.refuse_dtype(input, "iub", "elu_cpu")
+    return _run(_celu, inplace, input, alpha)
+
+
+@composite("ThresholdBackward0")
+def _threshold(x: Tensor, threshold: float, value: float) -> Tensor:
+    return ew.where(ew.le(x, threshold), value, x)
+
+
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+    """x where above `threshold`, else `value`."""
+    return _run(_threshold, inplace, input, threshold, value)
+
+
+@composite("PreluKernelBackward0")
+def _prelu(x: Tensor, slope: Tensor) -> Tensor:
+    return ew.where(ew.gt(x, 0), x, ew.mul(x, slope))
+
+
+@reported("aten::prelu")
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """x where positive, else x times `weight` (He et al., 2015).
+
+    Args:
+        weight: a number as [] or [1], or one for each channel, [C]; channels are dimension 1 of `input`.
+
+    Raises:
+        RuntimeError: shapes or dtypes do not fit.
+    """
+    if input.dtype is not weight.dtype:
+        raise RuntimeError(
+            f"prelu: Type promoting not supported. Got {input.dtype.legacy_name} and {weight.dtype.legacy_name}"
+        )
+    count = weight.numel()
+    if count != 1:
+        if not input.dim():
+            raise RuntimeError("Not allow zero-dim input tensor.")
+        channels = input.shape[1] if input.dim() > 1 else 1
+        if channels != count:
+            raise RuntimeError(
+                "Mismatch of parameter numbers and input channel size. Found parameter numbers = "
+                f"{count} and channel size = {channels}."
+            )
+    if weight.dim() > 1:
+        raise RuntimeError(
+            f"prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = {weight.dim()}"
+        )
+    if input.dim() < 2:
+        return _prelu(input, reshape(weight, tuple(weight.shape)[: input.dim()]))
+    return _prelu(input, reshape(weight, (count, *[1] * (input.dim() - 2))))
+
+
+def relu_(input: Tensor) -> Tensor:
+    """`relu` in place."""
+    return relu(input, inplace=True)
+
+
+def leaky_relu_(input: Tensor, negative_slope: float = 0.01) -> Tensor:
+    """`leaky_relu` in place."""
+    return leaky_relu(input, negative_slope, inplace=True)
+
+
+def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
+    """`elu` in place."""
+    return elu(input, alpha, inplace=True)
+
+
+def selu_(input: Tensor) -> Tensor:
+    """`selu` in place."""
+    return selu(input, inplace=True)
+
+
+def celu_(input: Tensor, alpha: float = 1.0) -> Tensor:
+    """`celu` in place."""
+    return celu(input, alpha, inplace=True)
+
+
+def hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    """`hardtanh` in place."""
+    return hardtanh(input, min_val, max_val, inplace=True)
+
+
+def threshold_(input: Tensor, threshold: float, value: float) -> Tensor:
+    """`threshold` in place."""
+    return _run(_threshold, True, input, threshold, value)

@@ -3,19 +3,29 @@
 import tracegrad.nn.functional as F
 """
 
-from tracegrad.nn import pooling_functions
+from tracegrad.nn import activation_functions, pooling_functions
 from tracegrad.nn.activation_functions import (
+    celu,
+    celu_,
     elu,
+    elu_,
     gelu,
+    glu,
     hardsigmoid,
+    hardswish,
     hardtanh,
+    hardtanh_,
     leaky_relu,
+    leaky_relu_,
     log_softmax,
     logsigmoid,
     mish,
+    prelu,
     relu,
     relu6,
+    relu_,
     selu,
+    selu_,
     sigmoid,
     silu,
     softmax,
@@ -24,6 +34,8 @@ from tracegrad.nn.activation_functions import (
     softsign,
     tanh,
     tanhshrink,
+    threshold,
+    threshold_,
 )
 from tracegrad.nn.adaptive_pooling_functions import (
     adaptive_avg_pool1d,
@@ -107,6 +119,8 @@ from tracegrad.nn.resampling_functions import (
 from tracegrad.ops.distances import cosine_similarity, pairwise_distance, pdist
 from tracegrad.ops.out_argument import OUT, with_out
 
+hardshrink = with_out(activation_functions.hardshrink, OUT["hardshrink"])
+softshrink = with_out(activation_functions.softshrink, OUT["softshrink"])
 avg_pool2d = with_out(pooling_functions.avg_pool2d, OUT["avg_pool2d"])
 avg_pool3d = with_out(pooling_functions.avg_pool3d, OUT["avg_pool3d"])
 
@@ -123,6 +137,8 @@ __all__ = [
     "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "celu",
+    "celu_",
     "channel_shuffle",
     "conv1d",
     "conv2d",
@@ -135,13 +151,18 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "elu",
+    "elu_",
     "embedding",
     "fold",
     "gaussian_nll_loss",
     "gelu",
+    "glu",
     "group_norm",
+    "hardshrink",
     "hardsigmoid",
+    "hardswish",
     "hardtanh",
+    "hardtanh_",
     "hinge_embedding_loss",
     "huber_loss",
     "instance_norm",
@@ -150,6 +171,7 @@ __all__ = [
     "l1_loss",
     "layer_norm",
     "leaky_relu",
+    "leaky_relu_",
     "linear",
     "local_response_norm",
     "log_softmax",
@@ -176,11 +198,14 @@ __all__ = [
     "pixel_shuffle",
     "pixel_unshuffle",
     "poisson_nll_loss",
+    "prelu",
     "relu",
     "relu6",
+    "relu_",
     "rms_norm",
     "scaled_dot_product_attention",
     "selu",
+    "selu_",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
@@ -188,9 +213,12 @@ __all__ = [
     "softmax",
     "softmin",
     "softplus",
+    "softshrink",
     "softsign",
     "tanh",
     "tanhshrink",
+    "threshold",
+    "threshold_",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "unfold",

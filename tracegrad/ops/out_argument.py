@@ -107,7 +107,7 @@ _RULES = (
     (
         KEEPING,
         "neg negative abs absolute sign sgn fix floor ceil trunc round frac bitwise_not clamp clip clamp_min "
-        "clamp_max lerp",
+        "clamp_max lerp hardshrink softshrink",
     ),
     (DECIDING, "signbit isposinf isneginf"),
     (FINITE, "nan_to_num"),
