@@ -401,6 +401,20 @@ def test_activations_at_extremes(name: str, dtype: str, torch: ModuleType) -> No
 
 
 @pytest.mark.peers
+@pytest.mark.parametrize("name", ["hardshrink", "softshrink", "hardswish", "celu", "relu6"])
+def test_gradients_at_kinks(name: str, torch: ModuleType) -> None:
+    """Where there is no derivative, torch's choice."""
+    outcomes = []
+    for lib in (tg, torch):
+        x = lib.tensor([-6.0, -3.0, -0.5, 0.0, 0.5, 3.0, 6.0], requires_grad=True)
+        y = getattr(lib.nn.functional, name)(x)
+        y.sum().backward()
+        outcomes.append((y.tolist(), x.grad.tolist()))
+    np.testing.assert_allclose(outcomes[0][1], outcomes[1][1], atol=1e-7)
+    np.testing.assert_allclose(outcomes[0][0], outcomes[1][0], atol=1e-6)
+
+
+@pytest.mark.peers
 def test_lower_bounds_let_gradients_pass(torch: ModuleType) -> None:
     """A variance or length below the bound counts as the bound, and yet has a gradient, as in torch."""
     outcomes = []

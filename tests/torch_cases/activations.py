@@ -22,7 +22,6 @@ def _activations() -> Iterator[Case]:
         functional("hardshrink", X((2,), 0.5, 0.5)),
     )
     yield from (functional("softshrink", WIDE), functional("softshrink", M, 0.0))
-    yield functional("softshrink", X((2,), 0.5, 0.5))
     yield from (
         functional("celu", WIDE),
         functional("celu", WIDE, 0.3),
