@@ -5,25 +5,33 @@
 
 from tracegrad.nn import functional, init, utils
 from tracegrad.nn.activations import (
+    CELU,
     ELU,
     GELU,
+    GLU,
     SELU,
+    Hardshrink,
     Hardsigmoid,
+    Hardswish,
     Hardtanh,
     LeakyReLU,
     LogSigmoid,
     LogSoftmax,
     Mish,
+    PReLU,
     ReLU,
     ReLU6,
     Sigmoid,
     SiLU,
     Softmax,
+    Softmax2d,
     Softmin,
     Softplus,
+    Softshrink,
     Softsign,
     Tanh,
     Tanhshrink,
+    Threshold,
 )
 from tracegrad.nn.attention import (
     MultiheadAttention,
@@ -38,16 +46,6 @@ from tracegrad.nn.convolution import (
     ConvTranspose3d,
 )
 from tracegrad.nn.distance import CosineSimilarity, PairwiseDistance
-from tracegrad.nn.gated_activations import (
-    CELU,
-    GLU,
-    Hardshrink,
-    Hardswish,
-    PReLU,
-    Softmax2d,
-    Softshrink,
-    Threshold,
-)
 from tracegrad.nn.layers import (
     Dropout,
     Embedding,
