@@ -53,6 +53,13 @@ RUNS = [
         ("held out:", "us compiled,", "ran natively"),
         ("train_digits.png",),
     ),
+    Run(
+        "cnn_digits.py",
+        ("--quick", "--out", "{out}"),
+        PLOTTING,
+        ("held out:", "native=42, interpreted=0, eager=2", "compilations=1", "the two ways are"),
+        ("cnn_digits.png",),
+    ),
     Run("dump_ir.py", ("--quick",)),
     Run(
         "profile_training.py",
