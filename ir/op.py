@@ -356,7 +356,7 @@ def all_ops() -> list[Op]:
 
 def _times(ct: Any, partial: Any) -> Any:
     """``ct * partial``, where 1 and -1 need no multiplication, and 0 wins while zeros are to be exact."""
-    if partial.__class__ is float or partial.__class__ is int:
+    if type(partial) is float or type(partial) is int:
         if partial == 1:
             return ct
         if partial == -1:
@@ -368,7 +368,7 @@ def _times(ct: Any, partial: Any) -> Any:
 
 def _scale(ct: Any, partial: Any) -> Any:
     """`_times`, where a partial of 0 is exactly zero, also where the cotangent is not finite."""
-    if partial.__class__ in (float, int) and partial == 0:
+    if type(partial) in (float, int) and partial == 0:
         return registered("zeros")(ct, shape=tuple(ct.shape))
     return _times(ct, partial)
 

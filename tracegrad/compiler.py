@@ -33,6 +33,7 @@ from tracegrad import pytree, tracing
 from tracegrad.fastcall import MISS, generate
 from tracegrad.grad_mode import state
 from tracegrad.guards import (
+    Entry,
     Ran,
     Snapshot,
     StateGuard,
@@ -44,6 +45,7 @@ from tracegrad.ir import config, events
 from tracegrad.ir.interpreter import InterpretedExecutable
 from tracegrad.ir.location import SourceLocation
 from tracegrad.ir.program import Executable, Program
+from tracegrad.lifting import Lifting, plain_result, recover
 from tracegrad.nn.module_hooks import of_all_modules
 from tracegrad.node import UNTRACKED, Node, hooks_added
 from tracegrad.plan import Plan, RefusedError, plan
@@ -115,7 +117,7 @@ class CompiledFunction:
 
     FIXED = frozenset(
         "_function _name _fullgraph _backend _lock _variants _calls _failed_in_a_row _missed_in_a_row "
-        "_traced_in_a_row _native_before _surprises _ran _searched _eager_because refusals stats "
+        "_traced_in_a_row _native_before _surprises _ran _searched _lifting _eager_because refusals stats "
         "__wrapped__ __name__ __doc__ __qualname__ __module__ __annotations__ __type_params__".split()
     )
     """Attributes that are ours; the user may hang others on the function."""
@@ -138,6 +140,7 @@ class CompiledFunction:
         self._surprises = 0
         self._ran: Ran = {}
         self._searched: dict[int, FunctionType] = {}
+        self._lifting = Lifting()
         self._eager_because: tuple[str, SourceLocation | None] | None = None
         self.refusals: list[tuple[str, SourceLocation | None]] = []
         self.stats = Stats()
@@ -198,8 +201,9 @@ class CompiledFunction:
             stats.eager += 1
             return self._function(*args, **kwargs)  # Each operation looks whether it may take them.
         modes = state.exact, state.inference
-        key = spec, tuple([_leaf_key(leaf) for leaf in leaves]), modes
+        key = self._key(spec, leaves, modes)
         missed = False
+        varied: list[list[Entry]] = []
         if stats.native != self._native_before:  # Calls by the fast way reset the counts as well.
             self._missed_in_a_row = self._traced_in_a_row = 0
             self._native_before = stats.native
@@ -207,11 +211,13 @@ class CompiledFunction:
             if not variant.accepts(tensors):
                 continue
             if not variant.guard.check():
-                for entry in variant.guard.changed()[:1]:
+                changed = variant.guard.changed()
+                for entry in changed[:1]:
                     stats.guard_failures[f"Python state: {entry.name}"] += 1
+                varied.append(changed)
             else:
                 try:
-                    done, result = self._run(variant, tensors)
+                    done, result = self._run(variant, tensors, leaves)
                 except Exception:
                     # Nothing was written. Python will raise this, or handle it, as it sees fit.
                     stats.eager += 1
@@ -233,11 +239,22 @@ class CompiledFunction:
         if self._traced_in_a_row > MAX_NEW:
             self._refuse("its arguments are of a new kind at every call", None, final=True)
             return self._function(*args, **kwargs)
+        if missed:
+            for changed in varied:
+                self._lifting.lift_places(changed)
+        elif self._lifting.lift_leaves(
+            spec, key[1], [k for s, k, m in self._variants if s == spec and m == modes]
+        ):
+            key = self._key(spec, leaves, modes)
         return self._trace(key, leaves, tensors, args, kwargs)
 
-    def _run(self, variant: Variant, tensors: list[Tensor]) -> tuple[bool, Any]:
+    def _key(self, spec: Any, leaves: list[Any], modes: Any) -> Any:
+        """What a call has in common with those that the same variants may answer."""
+        return spec, self._lifting.keys(spec, leaves, [_leaf_key(leaf) for leaf in leaves]), modes
+
+    def _run(self, variant: Variant, tensors: list[Tensor], leaves: list[Any]) -> tuple[bool, Any]:
         begin = events.now() if events.active else 0
-        done, result = variant.run(tensors)
+        done, result = variant.run(tensors, leaves)
         if done and begin:
             report_native(f"compiled {self._name}", begin, result)
         if done:
@@ -281,14 +298,23 @@ class CompiledFunction:
         grad_enabled, modes = state.grad, (state.exact, state.inference)
         self.stats.traces += 1
         begin = time.perf_counter()
+        lifting = self._lifting
         state.trace = trace
         tracing.active[0] += 1
         try:
-            with events.span("trace", events.COMPILE), trace.observer:
-                returned = self._function(*args, **kwargs)
+            with (
+                lifting.put(trace, key[0], leaves, (args, kwargs), before) as call,
+                events.span("trace", events.COMPILE),
+                trace.observer,
+            ):
+                returned = self._function(*call[0], **call[1])
+            returned = plain_result(returned)
         finally:
             tracing.active[0] -= 1
             state.trace = None
+            call = None
+        lifting.learn(trace, key[0])
+        key = self._key(key[0], leaves, key[2])  # What is pinned has a value again.
         try:
             if state.grad is not grad_enabled or (state.exact, state.inference) != modes:
                 raise RefusedError("it changes the grad mode")
@@ -313,6 +339,7 @@ class CompiledFunction:
             variant.call = generate(variant, leaves, key[0])
             self._add(key, variant)
             self._prefer(variant)
+        recover(trace.numbers)
         self.stats.compile_seconds += time.perf_counter() - begin
         return returned
 
@@ -357,7 +384,8 @@ class CompiledFunction:
         known = set(self._ran)
         self._ran.update(observer.codes)
         try:
-            guard = guard_of(before, roots, observer.codes, self._searched)
+            lifted = {s.place.place for s in trace.sources if isinstance(s.place, Entry)}
+            guard = guard_of(before, roots, observer.codes, self._searched, lifted)
         except UnknownStateError:
             if known.issuperset(observer.codes) and self._surprises:
                 raise UnguardableError(
@@ -464,6 +492,7 @@ class CompiledFunction:
             ) = 0
             self._ran.clear()
             self._searched.clear()
+            self._lifting = Lifting()
             self.refusals.clear()
             self.stats = Stats()
 

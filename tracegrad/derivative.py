@@ -304,7 +304,7 @@ def _visible(trace: Trace) -> dict[int, tuple[str, int, int]]:
         tensor: Tensor | None = source.tensor
         if source.kind == "grad":
             tensor = trace.entry_grads.get(id(source.tensor))
-        if tensor is None or source.kind == "constant":
+        if tensor is None or source.kind in ("constant", "number"):
             continue
         place = "input", number, trace.entry_versions.get(id(tensor), 0)
         found[id(tensor)] = place

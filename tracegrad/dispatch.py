@@ -119,6 +119,8 @@ def apply_plain(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Tenso
             if x._requires_grad:
                 needs_grad = True
     trace = state.trace
+    if attrs and trace is not None and trace.numbers:
+        attrs = {name: trace.settled(value) for name, value in attrs.items()}
     selective = state.selective
     listening = events.active
     begin = events.now() if listening else 0

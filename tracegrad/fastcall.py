@@ -19,7 +19,7 @@ import numpy as np
 from tracegrad import tracing
 from tracegrad.derivative import Freed, new_record
 from tracegrad.grad_mode import state
-from tracegrad.guards import CHECK_NAMES, same, tests_of
+from tracegrad.guards import CHECK_NAMES, Entry, reading, same, tests_of
 from tracegrad.node import UNTRACKED, hooks_added
 from tracegrad.random import default_generator
 from tracegrad.tensor import Tensor
@@ -50,6 +50,7 @@ class _Code:
         self.lines: list[str] = []
         self.names: dict[str, Any] = {}
         self.variables = 0
+        self.leaves: list[str] = []
         self._by_id: dict[int, str] = {}
 
     def line(self, text: str, indent: int = 1) -> None:
@@ -92,7 +93,12 @@ def generate(variant: Variant, leaves: list[Any], spec: Any) -> Callable[..., An
     for looked in variant.plan.looked:
         code.line(f"if not {code.ref(looked.holds, 'holds')}(): return MISS")
     _check_state(code, variant)
-    inputs = [_input_name(code, source, arguments) for source in variant.plan.sources]
+    inputs = [
+        _input_name(code, source, arguments)
+        if source.place is None
+        else _read_number(code, number, source.place)
+        for number, source in enumerate(variant.plan.sources)
+    ]
     copies = _copy_inputs(code, variant, inputs)
     results = _call_entry(code, variant, arguments, inputs)
     _connect(code, variant, arguments, inputs, results, copies)
@@ -166,7 +172,11 @@ def _check_arguments(code: _Code, variant: Variant, leaves: list[Any], spec: Any
         f"or tensors._default_float is not {code.ref(default, 'dtype')}: return MISS"
     )
     found: list[str] = []
-    for name, leaf in zip(names, leaves, strict=True):
+    code.leaves = names
+    lifted = {s.place for s in variant.plan.sources if isinstance(s.place, int)}
+    for position, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
+        if position in lifted:
+            continue
         if not isinstance(leaf, Tensor):
             value = code.ref(leaf, "v")
             code.line(f"if {name} is not {value} and not same({name}, {value}): return MISS")
@@ -220,6 +230,22 @@ def _check_pattern(code: _Code, pattern: tuple[int, ...], names: list[str], test
             if pattern[j] == j and first in (i, j):
                 comparison = test.format(names[i], names[j], op="is not" if first == j else "is")
                 code.line(f"if {comparison}: return MISS")
+
+
+def _read_number(code: _Code, number: int, place: int | Entry) -> str:
+    """Make an input of a Python number, which may have another value at each call."""
+    from tracegrad.variant import tensor_of_number
+
+    name = f"n{number}"
+    if isinstance(place, int):
+        code.line(f"{name} = {code.leaves[place]}")
+    else:
+        reader = reading(place, code.ref(place.container, "c"), code.ref(place.key, "k"))
+        code.line(f"try: {name} = {reader}")
+        code.line("except Exception: return MISS")
+    code.line(f"if type({name}) is not float: return MISS")
+    code.line(f"{name} = {code.ref(tensor_of_number, 'number')}({name})")
+    return name
 
 
 def _check_captures(code: _Code, variant: Variant) -> None:

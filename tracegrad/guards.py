@@ -30,7 +30,7 @@ import re
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -97,6 +97,10 @@ class UnguardableError(Exception):
     """State that cannot be compared cheaply. The message says which and why."""
 
 
+Place = tuple[str, int, Any]
+"""Tells places apart: their kind, the id of the container, and the key in it."""
+
+
 class Entry(NamedTuple):
     """One place and what it held.
 
@@ -113,6 +117,11 @@ class Entry(NamedTuple):
     key: Any
     value: Any
     name: str
+
+    @property
+    def place(self) -> Place:
+        """What tells it from others, while its container is alive."""
+        return self.kind, id(self.container), self.key
 
     def read(self) -> Any:
         """What the place holds now."""
@@ -186,16 +195,18 @@ class Snapshot:
         tensors: tensors that can be reached, by id.
         containers: ids of all other objects that can be reached.
         unguardable: the first state that cannot be compared, or None.
+        users_codes: the user's code that the walk has met.
         probes: whether the code may ask for attributes that are not there.
     """
 
     def __init__(self, ran: Ran | None = None) -> None:
-        self.entries: dict[tuple[str, int, Any], Entry] = {}
+        self.entries: dict[Place, Entry] = {}
         self.tensors: dict[int, Tensor] = {}
         self.unguardable: str | None = None
         self._ran = ran
         self._names: set[str] = set()
         self.users_names: set[str] = set()
+        self.users_codes: list[CodeType] = []
         self._dynamic = False
         self.probes = False
         self._codes: dict[int, CodeType] = {}
@@ -258,6 +269,7 @@ class Snapshot:
         facts = facts_of(code)
         if kind is USER:
             self.users_names |= facts.attributes
+            self.users_codes.append(code)
         if not facts.attributes <= self._names:
             self._names |= facts.attributes
             self._revisit = True
@@ -710,8 +722,8 @@ class StateGuard:
         check: ``check() -> bool``: whether all places hold what they held.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.entries = list(snapshot.entries.values())
+    def __init__(self, snapshot: Snapshot, lifted: Collection[Place] = ()) -> None:
+        self.entries = [e for place, e in snapshot.entries.items() if place not in lifted]
         self.tensors = snapshot.tensors
         self.names = frozenset(snapshot._names)
         self.users_names = frozenset(snapshot.users_names)
@@ -728,7 +740,11 @@ class UnknownStateError(Exception):
 
 
 def guard_of(
-    before: Snapshot, roots: list[tuple[Any, str]], ran: Ran, found: dict[int, types.FunctionType]
+    before: Snapshot,
+    roots: list[tuple[Any, str]],
+    ran: Ran,
+    found: dict[int, types.FunctionType],
+    lifted: Collection[Place] = (),
 ) -> StateGuard:
     """The guard of a run.
 
@@ -737,6 +753,7 @@ def guard_of(
         roots: the function and those of its arguments that are neither tensors nor plain.
         ran: the code that ran.
         found: functions that had to be searched for; more are added.
+        lifted: places whose values the run may be repeated with others.
 
     Raises:
         UnguardableError: some state cannot be compared, or the run changed it.
@@ -762,7 +779,7 @@ def guard_of(
             raise UnguardableError(f"it changes Python state: {former.name}")
     if unknown is not None:
         raise UnknownStateError(unknown)
-    return StateGuard(after)
+    return StateGuard(after, lifted)
 
 
 def _generate_check(entries: list[Entry]) -> Callable[[], bool]:
@@ -796,9 +813,7 @@ def tests_of(entries: Iterable[Entry], space: dict[str, Any]) -> list[str]:
         elif entry.value is _MISSING:
             template = "is_empty({c})" if entry.kind == "cell" else "is_missing({c}, {k})"
         if template is None:
-            read = {"item": f"{c}[{k}]", "cell": f"{c}.cell_contents"}.get(
-                entry.kind, f"{c}.{entry.key}"
-            )
+            read = reading(entry, c, k)
             if entry.value is None or isinstance(entry.value, bool):
                 template = f"{read} is {entry.value}"
             elif type(entry.value) in _PLAIN_TYPES or isinstance(entry.value, np.generic):
@@ -807,6 +822,13 @@ def tests_of(entries: Iterable[Entry], space: dict[str, Any]) -> list[str]:
                 template = f"{read} is {v}"
         tests.append(template.format(c=c, k=k, v=v))
     return tests
+
+
+def reading(entry: Entry, container: str, key: str) -> str:
+    """The Python expression that reads a place, given the names of its container and its key."""
+    if entry.kind == "item":
+        return f"{container}[{key}]"
+    return f"{container}.cell_contents" if entry.kind == "cell" else f"{container}.{entry.key}"
 
 
 _TESTS = {

@@ -347,8 +347,8 @@ def _edges_of_part(base: Tensor, view: Tensor, value: Tensor) -> tuple[tuple[Edg
     return tuple(edges)
 
 
-def bump_version(x: Tensor, location: SourceLocation | None = None) -> None:
-    """Count an in-place change of x's storage, by the user's line that is running or is given."""
+def bump_version(x: Tensor, location: SourceLocation | None = None, steps: int = 1) -> None:
+    """Count in-place changes of x's storage, by the user's line that is running or is given."""
     counter: VersionCounter = x._version_counter()
-    counter.value += 1
+    counter.value += steps
     counter.location = location or current_location(2)

@@ -341,7 +341,7 @@ class _Planner:
         updates: dict[int, int] = {}
         bumps: dict[int, Bump] = {}
         for number, source in enumerate(trace.sources):
-            if source.kind == "constant":
+            if source.kind in ("constant", "number"):
                 continue
             tensor = source.tensor
             if source.kind == "grad":

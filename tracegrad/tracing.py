@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,11 +26,15 @@ from tracegrad.ir.builder import GraphBuilder
 from tracegrad.ir.graph import Node as Value
 from tracegrad.ir.location import SourceLocation, current_location
 from tracegrad.ir.op import Op, registered
-from tracegrad.ir.types import TensorType, from_numpy_dtype
+from tracegrad.ir.types import DType, TensorType, from_numpy_dtype
 from tracegrad.node import UNTRACKED, OpNode, next_sequence
 from tracegrad.node import Node as Record
 from tracegrad.observer import Observer
 from tracegrad.tensor import Tensor, new_tensor, version_of
+from tracegrad.traced_number import TracedNumber
+
+if TYPE_CHECKING:
+    from tracegrad.guards import Entry
 
 active = [0]
 """How many traces are under way, in all threads."""
@@ -44,11 +48,12 @@ class Source(NamedTuple):
 
     Attributes:
         kind: ``"argument"`` (`number` counts tensor arguments), ``"capture"`` (`tensor` itself), ``"grad"``
-            (the ``grad`` of `tensor`, which is an argument or a capture), or ``"constant"`` (`tensor`, which
-            nobody else can reach).
+            (the ``grad`` of `tensor`, which is an argument or a capture), ``"constant"`` (`tensor`, which
+            nobody else can reach), or ``"number"`` (a Python float, read at `place`; `tensor` holds the first one).
         tensor: the tensor at the time of tracing.
         number: argument number; -1 if it is none.
         requires_grad, is_leaf: what they were at the start of the trace.
+        place: of a number: the position among the leaves of the arguments, or a place in Python's state.
     """
 
     kind: str
@@ -56,6 +61,7 @@ class Source(NamedTuple):
     number: int
     requires_grad: bool
     is_leaf: bool
+    place: int | Entry | None = None
 
 
 class Guard(NamedTuple):
@@ -107,6 +113,8 @@ class Trace:
         stopped: values through which no derivative flows: detached, or computed without recording.
         observer: watches the Python around the tensors.
         begin: records with smaller sequence numbers were there before.
+        numbers: the Python numbers that it follows.
+        pins: numbers of the inputs, Python numbers, on whose value it depends otherwise than by arithmetic.
     """
 
     def __init__(self, name: str) -> None:
@@ -122,6 +130,8 @@ class Trace:
         self.stopped: set[Value] = set()
         self.entry_versions: dict[int, int] = {}
         self.entry_records: dict[int, Record] = {}
+        self.numbers: list[TracedNumber] = []
+        self.pins: set[int] = set()
         self._known: dict[int, _Known] = {}
         self._writes: dict[int, _Write] = {}
         self._storages: dict[int, int] = {}
@@ -149,6 +159,26 @@ class Trace:
         if tensor._grad_fn is not None:
             self.entry_records[id(tensor)] = tensor._grad_fn
         return value
+
+    def number(self, value: float, place: int | Entry) -> TracedNumber:
+        """Make a Python number an input; what is to stand in its place while the function runs."""
+        index = len(self.sources)
+        tensor = new_tensor(np.asarray(value))
+        self._input(tensor, "number", -1, f"number{index}")
+        self.sources[index] = self.sources[index]._replace(place=place)
+        return TracedNumber(value, self, tensor, frozenset({index}))
+
+    def pin(self, number: TracedNumber) -> None:
+        """The value of a Python number was asked for."""
+        if number.tensor is not None:
+            self.read_value(number.tensor, number._data)
+        self.pins |= number.places
+
+    def settled(self, value: Any) -> Any:
+        """An attribute of an op, with plain numbers only."""
+        if type(value) is TracedNumber:
+            return value.pinned()
+        return tuple(map(self.settled, value)) if type(value) is tuple else value
 
     def seed(self, tensor: Tensor, hint: str) -> Value:
         """Make `tensor` an input that is no source: a cotangent that comes from outside."""
@@ -272,7 +302,8 @@ class Trace:
                 if x._data.dtype.kind != "b":
                     break
         inputs = tuple(
-            self.value_of(x) if isinstance(x, Tensor) else builder.const(x, dtype) for x in operands
+            self.value_of(x) if isinstance(x, Tensor) else self._number_value(x, dtype)
+            for x in operands
         )
         if self.failure is not None:
             return
@@ -287,6 +318,17 @@ class Trace:
             self.records[record] = value
         elif not out._requires_grad:
             self.stopped.add(value)
+
+    def _number_value(self, x: Any, dtype: DType) -> Value:
+        """A Python number as an operand."""
+        if type(x) is not TracedNumber:
+            return self.builder.const(x, dtype)
+        if x.tensor is None:
+            return self.builder.const(x._data, dtype)
+        value = self.value_of(x.tensor)
+        if dtype is value.dtype:
+            return value
+        return self.builder.emit(registered("cast"), (value,), {"dtype": dtype})
 
     def operation_failed(self) -> None:
         """An operation raised an exception, which the function may handle."""
@@ -492,6 +534,8 @@ class Trace:
 
     def forget(self) -> None:
         """Let go of all tensors that the run made."""
+        for number in self.numbers:
+            number.tensor = None
         self._known.clear()
         self.records.clear()
         self.entry_records.clear()

@@ -148,10 +148,17 @@ class Variant:
         tensor = source.tensor if source.number < 0 else arguments[source.number]
         return tensor._grad if source.kind == "grad" else tensor
 
-    def gather(self, arguments: Sequence[Tensor]) -> list[Tensor]:
-        """The input tensors of this call, in graph order."""
+    def gather(self, arguments: Sequence[Tensor], leaves: Sequence[Any]) -> list[Tensor] | None:
+        """The input tensors of this call, in graph order; None if a number is no float any more."""
         tensors = []
         for source in self.plan.sources:
+            place = source.place
+            if place is not None:
+                value = leaves[place] if isinstance(place, int) else place.read()
+                if type(value) is not float:
+                    return None
+                tensors.append(tensor_of_number(value))
+                continue
             tensor = source.tensor if source.number < 0 else arguments[source.number]
             if source.kind == "grad":
                 assert tensor._grad is not None
@@ -188,8 +195,12 @@ class Variant:
         residuals = derivative.residuals([t._data for t in tensors], computed, copies)
         return new_record(derivative, tensors, tuple(edges), versions, copies, residuals)
 
-    def run(self, arguments: Sequence[Tensor]) -> tuple[bool, Any]:
+    def run(self, arguments: Sequence[Tensor], leaves: Sequence[Any]) -> tuple[bool, Any]:
         """Run natively.
+
+        Args:
+            arguments: those that are tensors.
+            leaves: all of them, without the containers.
 
         Returns:
             (True, the function's result), or (False, None) where a guard on a value failed; then nothing
@@ -199,7 +210,9 @@ class Variant:
             Whatever the executable raises; nothing was written then.
         """
         plan, derivative = self.plan, self.derivative
-        tensors = self.gather(arguments)
+        tensors = self.gather(arguments, leaves)
+        if tensors is None:
+            return False, None
         arrays = [t._data for t in tensors]
         if plan.bumps and not _may_update(arrays, plan.bumps):
             return False, None
@@ -249,6 +262,11 @@ class Variant:
             else:
                 leaves.append(leaf.value)
         return True, pytree.unflatten(plan.spec, iter(leaves))
+
+
+def tensor_of_number(value: float) -> Tensor:
+    """A Python number as an input: a 0-d float64 tensor of this call."""
+    return new_tensor(np.asarray(value))
 
 
 def _count(tensor: Tensor, bump: Bump) -> None:

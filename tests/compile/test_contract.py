@@ -1,8 +1,9 @@
 """The contract of ``tg.compile``: no other result, no other effect on a tensor, no other exception.
 
 Every program of the tables :mod:`programs`, :mod:`profiled_programs`, :mod:`state_programs`, :mod:`tensor_programs`,
-:mod:`transform_programs`, :mod:`function_programs`, :mod:`mode_programs` and :mod:`recurrent_programs` runs in two
-worlds that differ in nothing but ``tg.compile``, and after each call everything that can be seen is compared.
+:mod:`transform_programs`, :mod:`function_programs`, :mod:`mode_programs`, :mod:`recurrent_programs` and
+:mod:`number_programs` runs in two worlds that differ in nothing but ``tg.compile``, and after each call everything that
+can be seen is compared.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _load("transform_programs")
 _load("function_programs")
 _load("mode_programs")
 _load("recurrent_programs")
+_load("number_programs")
 
 TURNS = programs.TURNS
 BACKENDS = ["native", "interpreter"]

@@ -89,7 +89,7 @@ def _as_operand(x: Any, dtype: DType) -> Any:
     if isinstance(x, Tensor):
         return to_dtype(x, dtype)
     if dtype.is_floating:
-        return float(x)
+        return x if x.__class__ is float else float(x)
     # Integers wrap, as in torch; a NumPy scalar keeps the dtype.
     return make_tensor(np.asarray(np.asarray(x).astype(dtype.np)), x)
 

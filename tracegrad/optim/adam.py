@@ -84,15 +84,18 @@ class Adam(Optimizer):
             if grad is None:
                 continue
             own = self._start(param, names)
-            p, *moments, g = operands(group, [param, *(own[name] for name in names)], [grad])
+            changed = [param, *(own[name] for name in names)]
+            decays = weight_decay != 0 and group["decoupled_weight_decay"]
+            p, *moments, g = operands(
+                group, changed, [grad], (2 if decays else 1, 1, 2, 1)[: len(changed)]
+            )
             count = count_step(own, as_number=p is not param)
             if group["maximize"]:
                 g = -g
-            if weight_decay != 0:
-                if group["decoupled_weight_decay"]:
-                    p *= 1 - lr * weight_decay
-                else:
-                    g = g + p * weight_decay
+            if decays:
+                p *= 1 - lr * weight_decay
+            elif weight_decay != 0:
+                g = g + p * weight_decay
             mean, square = moments[:2]
             mean += (g - mean) * (1 - beta1)
             square *= beta2

@@ -34,7 +34,9 @@ stepped: WeakSet[Optimizer] = WeakSet()
 """Optimizers whose `step` was called. Not an attribute: that would be state that a step changes."""
 
 
-def operands(group: Group, changed: Sequence[Tensor], read: Sequence[Tensor]) -> list[Any]:
+def operands(
+    group: Group, changed: Sequence[Tensor], read: Sequence[Tensor], writes: Sequence[int]
+) -> list[Any]:
     """What an update rule computes with: the tensors; or their arrays, which is much faster.
 
     A rule that is written with Python's operators and with ops takes either, as derivative rules do. Arrays are given
@@ -44,6 +46,7 @@ def operands(group: Group, changed: Sequence[Tensor], read: Sequence[Tensor]) ->
         group: the options.
         changed: the parameter and its state. The rule changes all of them in place.
         read: what the rule reads only.
+        writes: how often the rule changes each of `changed`, which tensors count by themselves.
     """
     every = [*changed, *read]
     if state.watched:
@@ -61,8 +64,8 @@ def operands(group: Group, changed: Sequence[Tensor], read: Sequence[Tensor]) ->
         if not x._data.flags.writeable:
             return every
     location = current_location()
-    for x in changed:
-        bump_version(x, location)
+    for x, steps in zip(changed, writes, strict=True):
+        bump_version(x, location, steps)
     return [x._data for x in every]
 
 

@@ -72,7 +72,8 @@ class SGD(Optimizer):
             if first:
                 velocity = self._start(param, ("momentum_buffer",), counts=False)["momentum_buffer"]
             changed = [param] if velocity is None else [param, velocity]
-            p, *buffers, g = operands(group, changed, [grad])
+            writes = (1, 1 if first and dampening != 0 else 2)[: len(changed)]
+            p, *buffers, g = operands(group, changed, [grad], writes)
             if maximize:
                 g = -g
             if weight_decay != 0:
