@@ -29,7 +29,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from tracegrad import pytree, tracing
+from tracegrad import lifting, pytree, tracing
 from tracegrad.fastcall import MISS, generate
 from tracegrad.grad_mode import state
 from tracegrad.guards import (
@@ -229,6 +229,8 @@ class CompiledFunction:
                 stats.guard_failures["a value that Python looked at"] += 1
             missed = True
         stats.eager += 1
+        if lifting.under_way[0]:
+            return self._function(*args, **kwargs)  # Another thread traces, with numbers replaced.
         if missed:
             self._missed_in_a_row += 1
         self._traced_in_a_row += 1
@@ -298,32 +300,28 @@ class CompiledFunction:
         grad_enabled, modes = state.grad, (state.exact, state.inference)
         self.stats.traces += 1
         begin = time.perf_counter()
-        lifting = self._lifting
         state.trace = trace
         tracing.active[0] += 1
         try:
             with (
-                lifting.put(trace, key[0], leaves, (args, kwargs), before) as call,
+                self._lifting.put(trace, key[0], leaves, (args, kwargs), before) as call,
                 events.span("trace", events.COMPILE),
                 trace.observer,
             ):
-                returned = self._function(*call[0], **call[1])
-            returned = plain_result(returned)
+                seen = self._function(*call[0], **call[1])
         finally:
             tracing.active[0] -= 1
             state.trace = None
-            call = None
-        lifting.learn(trace, key[0])
+        self._lifting.learn(trace, key[0])
         key = self._key(key[0], leaves, key[2])  # What is pinned has a value again.
+        returned = plain_result(seen)
         try:
             if state.grad is not grad_enabled or (state.exact, state.inference) != modes:
                 raise RefusedError("it changes the grad mode")
             _check_arguments(args, kwargs, key[0], leaves)
             containers = list(pytree.containers((args, kwargs)))
             kept = {*map(id, containers), *map(id, leaves)}
-            variant = self._make_variant(
-                trace, returned, tensors, before, roots, grad_enabled, kept
-            )
+            variant = self._make_variant(trace, seen, tensors, before, roots, grad_enabled, kept)
         except UnknownStateError as surprise:
             self._surprises += 1
             if self._surprises > MAX_SURPRISES:
@@ -339,6 +337,7 @@ class CompiledFunction:
             variant.call = generate(variant, leaves, key[0])
             self._add(key, variant)
             self._prefer(variant)
+        call = seen = None
         recover(trace.numbers)
         self.stats.compile_seconds += time.perf_counter() - begin
         return returned

@@ -109,6 +109,10 @@ def _explain_variant(number: int, variant: Variant) -> list[str]:
         "  read at each call: "
         + (", ".join(f"{n} {kind}s" for kind, n in kinds.items()) or "nothing")
     )
+    numbers = [s.place for s in plan.sources if s.place is not None]
+    if numbers:
+        names = (f"argument {p}" if isinstance(p, int) else p.name for p in numbers)
+        lines.append(f"  numbers read at each call: {', '.join(names)}")
     nodes = len(variant.executable.program.graph.nodes)
     lines.append(f"  {len(program.graph.nodes)} nodes traced, {nodes} after optimization")
     for output, index in program.updates.items():

@@ -19,10 +19,11 @@ import numpy as np
 from tracegrad import tracing
 from tracegrad.derivative import Freed, new_record
 from tracegrad.grad_mode import state
-from tracegrad.guards import CHECK_NAMES, Entry, reading, same, tests_of
+from tracegrad.guards import CHECK_NAMES, reading, same, tests_of
 from tracegrad.node import UNTRACKED, hooks_added
 from tracegrad.random import default_generator
 from tracegrad.tensor import Tensor
+from tracegrad.variant import tensor_of_number
 
 if TYPE_CHECKING:
     from tracegrad.plan import Bump, Output, Owner, Source
@@ -96,7 +97,7 @@ def generate(variant: Variant, leaves: list[Any], spec: Any) -> Callable[..., An
     inputs = [
         _input_name(code, source, arguments)
         if source.place is None
-        else _read_number(code, number, source.place)
+        else _read_number(code, number, source)
         for number, source in enumerate(variant.plan.sources)
     ]
     copies = _copy_inputs(code, variant, inputs)
@@ -232,19 +233,19 @@ def _check_pattern(code: _Code, pattern: tuple[int, ...], names: list[str], test
                 code.line(f"if {comparison}: return MISS")
 
 
-def _read_number(code: _Code, number: int, place: int | Entry) -> str:
+def _read_number(code: _Code, number: int, source: Source) -> str:
     """Make an input of a Python number, which may have another value at each call."""
-    from tracegrad.variant import tensor_of_number
-
-    name = f"n{number}"
+    name, place = f"n{number}", source.place
     if isinstance(place, int):
         code.line(f"{name} = {code.leaves[place]}")
     else:
+        assert place is not None
         reader = reading(place, code.ref(place.container, "c"), code.ref(place.key, "k"))
         code.line(f"try: {name} = {reader}")
         code.line("except Exception: return MISS")
-    code.line(f"if type({name}) is not float: return MISS")
-    code.line(f"{name} = {code.ref(tensor_of_number, 'number')}({name})")
+    make, number_type = code.ref(tensor_of_number, "number"), code.ref(source.number_type, "type")
+    code.line(f"{name} = {make}({name}, {number_type})")
+    code.line(f"if {name} is None: return MISS")
     return name
 
 
@@ -486,6 +487,8 @@ def _connect(
             expressions.append(_owner_name(code, leaf.value, arguments))
         elif leaf.kind == "grad":
             expressions.append(tensors[plan.grads[leaf.number][1] or 0])
+        elif leaf.kind == "number":
+            expressions.append(f"{code.ref(leaf.value, 'type')}({results[leaf.number]})")
         else:
             expressions.append(code.ref(leaf.value, "v"))
     code.line(f"return {_build(code, plan.spec, iter(expressions))}")

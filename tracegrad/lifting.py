@@ -2,9 +2,9 @@
 
 A number is a constant of the first trace that reads it. When it turns out to vary, it is *lifted*: later traces see a
 :class:`~tracegrad.traced_number.TracedNumber` in its place, and what they compile reads the number at each call. So a
-thousand learning rates cost two compilations. Floats are lifted that are arguments, or stand in a dict (attributes and
-globals do), a list or a closure cell. One on whose value Python decides more than the outcome of a comparison is
-pinned, and not lifted again.
+thousand learning rates cost two compilations. Floats and ints are lifted that are arguments, or stand in a dict
+(attributes and globals do), a list or a closure cell. One on whose value Python decides more than the outcome of a
+comparison is pinned, and not lifted again.
 
 The data structure is :class:`Lifting`, one per compiled function. Start reading at :meth:`Lifting.put`.
 """
@@ -22,7 +22,7 @@ from typing import Any
 from tracegrad import pytree
 from tracegrad.bytecode import facts_of
 from tracegrad.guards import Entry, Place, Snapshot
-from tracegrad.traced_number import TracedNumber
+from tracegrad.traced_number import LARGEST_INPUT, TracedNumber, is_traced
 from tracegrad.tracing import Trace
 
 _DICTS = (dict, collections.OrderedDict, collections.defaultdict)
@@ -31,8 +31,12 @@ _TYPE_IS_SEEN = frozenset(
 )
 """Code that mentions one of these may see that a number in a float's place is none."""
 
-LIFTED = object()
-"""Stands for any float in the key of a call."""
+under_way = [0]
+"""How many functions run with traced numbers in the places of plain ones, in all threads. What others read from such a
+place behaves as the number, but is none that a guard should compare with."""
+
+_LIFTED = object()
+"""With the type of a number in the key of a call: stands for any number of this type."""
 
 
 class Lifting:
@@ -52,14 +56,14 @@ class Lifting:
     def keys(self, spec: Any, leaves: Sequence[Any], keys: list[Any]) -> tuple[Any, ...]:
         """The keys of the leaves of a call, with those of lifted numbers replaced."""
         for position in self.leaves.get(spec, ()):
-            if type(leaves[position]) is float:
-                keys[position] = LIFTED
+            if _can_be_input(leaves[position]):
+                keys[position] = type(leaves[position]), _LIFTED
         return tuple(keys)
 
     def lift_leaves(
         self, spec: Any, keys: tuple[Any, ...], known: Iterable[tuple[Any, ...]]
     ) -> bool:
-        """Lift the arguments in which a call differs from an earlier one, if these are floats.
+        """Lift the arguments in which a call differs from an earlier one, if these are numbers.
 
         Args:
             spec, keys: of the call.
@@ -68,13 +72,14 @@ class Lifting:
         Returns:
             Whether there are new ones.
         """
+        possible = _exchangeable_leaves(spec)
         for other in known:
             differing = [i for i, (a, b) in enumerate(zip(keys, other, strict=True)) if a != b]
             if differing and all(
-                _is_float_key(keys[i])
-                and _is_float_key(other[i])
+                i in possible
                 and (spec, i) not in self._pinned_leaves
-                and i in _direct_arguments(spec)
+                and keys[i][0] is other[i][0]
+                and keys[i][0] in (float, int)
                 for i in differing
             ):
                 self.leaves[spec] = self.leaves.get(spec, frozenset()).union(differing)
@@ -89,9 +94,10 @@ class Lifting:
         return bool(changed)
 
     def _is_liftable(self, entry: Entry) -> bool:
+        now = entry.read()
         return (
-            type(entry.value) is float
-            and type(entry.read()) is float
+            type(now) is type(entry.value)
+            and _can_be_input(now)
             and entry.place not in self._pinned_places
             and (
                 type(entry.container) in (*_DICTS, list)
@@ -119,10 +125,10 @@ class Lifting:
         Yields:
             The arguments to call the function with.
         """
-        positions = [p for p in self.leaves.get(spec, ()) if type(leaves[p]) is float]
+        positions = [p for p in self.leaves.get(spec, ()) if _can_be_input(leaves[p])]
         known = {} if before is None else before.entries
         entries = [known[place] for place in self.places if place in known]
-        entries = [entry for entry in entries if type(entry.value) is float]
+        entries = [entry for entry in entries if _can_be_input(entry.value)]
         if before is None or _sees_types(before.users_codes):
             self._pinned_leaves.update((spec, position) for position in positions)
             self._pinned_places.update(self.places)
@@ -131,22 +137,26 @@ class Lifting:
             yield call
             return
         args, kwargs = list(call[0]), dict(call[1])
-        direct = _direct_arguments(spec)
-        for position in positions:
-            where = direct[position]
-            container: Any = args if isinstance(where, int) else kwargs
-            container[where] = trace.number(leaves[position], position)
-        held = []
+        holders = _holders(args, kwargs)
+        held: list[tuple[Any, Any, Any, TracedNumber]] = []
+
+        def replace(container: Any, key: Any, value: Any, place: int | Entry) -> None:
+            number = trace.number(value, place)
+            held.append((container, key, value, number))
+            _write(container, key, number)
+
+        under_way[0] += 1
         try:
+            for position in positions:
+                replace(*holders[position], leaves[position], position)
             for entry in entries:
-                number = trace.number(entry.value, entry)
-                held.append((entry, number))
-                _write(entry, number)
+                replace(entry.container, entry.key, entry.value, entry)
             yield tuple(args), kwargs
         finally:
-            for entry, number in held:
-                if entry.read() is number:
-                    _write(entry, entry.value)
+            for container, key, value, number in held:
+                if _read(container, key) is number:
+                    _write(container, key, value)
+            under_way[0] -= 1
 
     def learn(self, trace: Trace, spec: Any) -> None:
         """Note which numbers a trace has pinned."""
@@ -161,20 +171,45 @@ class Lifting:
                 self.leaves[spec] = self.leaves[spec] - {place}
 
 
-def _is_float_key(key: Any) -> bool:
-    return key is LIFTED or (type(key) is tuple and key[0] is float)
+def _can_be_input(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and -LARGEST_INPUT <= value <= LARGEST_INPUT)
 
 
-def _direct_arguments(spec: Any) -> dict[int, int | str]:
-    """Arguments that are no containers: position among the leaves -> position or name."""
-    _, _, (positional, by_name) = spec
-    names = [*range(len(positional[2])), *(by_name[1])]
-    found: dict[int, int | str] = {}
+def _exchangeable_leaves(spec: Any) -> set[int]:
+    """The positions of the leaves that are arguments themselves, or stand in a dict or a list."""
+    found: set[int] = set()
     count = 0
-    for name, child in zip(names, (*positional[2], *by_name[2]), strict=True):
-        if child is None:
-            found[count] = name
-        count += pytree.count_leaves(child)
+
+    def walk(spec: Any, exchangeable: bool) -> None:
+        nonlocal count
+        if spec is None:
+            if exchangeable:
+                found.add(count)
+            count += 1
+            return
+        for child in spec[2]:
+            walk(child, spec[0] in (dict, list))
+
+    _, _, (positional, by_name) = spec
+    for child in (*positional[2], *by_name[2]):
+        walk(child, True)
+    return found
+
+
+def _holders(args: list[Any], kwargs: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """For each leaf the container that it stands in, and its key there."""
+    found: list[tuple[Any, Any]] = []
+
+    def walk(container: Any) -> None:
+        items = container.items() if type(container) is dict else enumerate(container)
+        for key, item in items:
+            if pytree.flatten(item)[1] is None:
+                found.append((container, key))
+            else:
+                walk(item)
+
+    walk(args)
+    walk(kwargs)
     return found
 
 
@@ -186,21 +221,26 @@ def _sees_types(codes: Iterable[CodeType]) -> bool:
     )
 
 
-def _write(entry: Entry, value: Any) -> None:
-    if isinstance(entry.container, CellType):
-        entry.container.cell_contents = value
+def _read(container: Any, key: Any) -> Any:
+    try:
+        return container.cell_contents if isinstance(container, CellType) else container[key]
+    except (LookupError, ValueError):
+        return None
+
+
+def _write(container: Any, key: Any, value: Any) -> None:
+    if isinstance(container, CellType):
+        container.cell_contents = value
     else:
-        entry.container[entry.key] = value
+        container[key] = value
 
 
 def plain_result(returned: Any) -> Any:
     """What a traced function returned, with plain numbers in the place of traced ones."""
     leaves, spec = pytree.flatten(returned)
-    if not any(type(leaf) is TracedNumber for leaf in leaves):
+    if not any(map(is_traced, leaves)):
         return returned
-    return pytree.unflatten(
-        spec, iter([x.pinned() if type(x) is TracedNumber else x for x in leaves])
-    )
+    return pytree.unflatten(spec, iter([x._data if is_traced(x) else x for x in leaves]))
 
 
 def recover(numbers: list[TracedNumber]) -> None:

@@ -33,6 +33,7 @@ from tracegrad.node import Node as Record
 from tracegrad.random import default_generator
 from tracegrad.size import Size
 from tracegrad.tensor import Tensor, version_of
+from tracegrad.traced_number import is_traced
 from tracegrad.tracing import Guard, Source, Trace
 
 _PROPERTIES = frozenset(
@@ -155,7 +156,8 @@ class Leaf(NamedTuple):
 
     Attributes:
         kind: ``"new"`` (output `number`), ``"owner"`` (a tensor from outside), ``"grad"`` (the tensor that
-            became grads[number]), ``"python"`` (`value`).
+            became grads[number]), ``"python"`` (`value`), ``"number"`` (output `number`, as a Python number of
+            the type `value`).
         freed: where a backward inside the function has consumed its graph, the name of its record and the
             inputs that this led to; else None.
         root: number of the result among those that a backward from outside may start at; -1 if it is none.
@@ -245,6 +247,13 @@ class _Planner:
             self.outputs.append(Output(order, expanded, bump))
         return number
 
+    def place_number(self, tensor: Tensor) -> int:
+        """Make a Python number, of which the trace has this tensor, an output; the number of the output."""
+        value = self.trace.value_of(tensor)
+        self.values.append(self.trace.builder.emit(registered("copy"), (value,), {}))
+        self.outputs.append(Output(None, None, Bump(0, None)))
+        return len(self.values) - 1
+
     def core(self, value: Value, array: np.ndarray) -> tuple[Value, np.ndarray]:
         """Of an array that repeats itself, the part that is repeated."""
         limit = tuple(
@@ -294,6 +303,8 @@ class _Planner:
         return grads
 
     def leaf(self, leaf: Any, grad_position: dict[int, int]) -> Leaf:
+        if is_traced(leaf):
+            return Leaf("number", self.place_number(leaf.tensor), leaf.plain_type)
         if not isinstance(leaf, Tensor):
             if leaf is None or isinstance(leaf, _CONSTANT_RESULTS):
                 return Leaf("python", -1, leaf)

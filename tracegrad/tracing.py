@@ -31,7 +31,7 @@ from tracegrad.node import UNTRACKED, OpNode, next_sequence
 from tracegrad.node import Node as Record
 from tracegrad.observer import Observer
 from tracegrad.tensor import Tensor, new_tensor, version_of
-from tracegrad.traced_number import TracedNumber
+from tracegrad.traced_number import TracedNumber, is_traced, traced_input
 
 if TYPE_CHECKING:
     from tracegrad.guards import Entry
@@ -49,11 +49,12 @@ class Source(NamedTuple):
     Attributes:
         kind: ``"argument"`` (`number` counts tensor arguments), ``"capture"`` (`tensor` itself), ``"grad"``
             (the ``grad`` of `tensor`, which is an argument or a capture), ``"constant"`` (`tensor`, which
-            nobody else can reach), or ``"number"`` (a Python float, read at `place`; `tensor` holds the first one).
+            nobody else can reach), or ``"number"`` (a Python number, read at `place`; `tensor` holds the first one).
         tensor: the tensor at the time of tracing.
         number: argument number; -1 if it is none.
         requires_grad, is_leaf: what they were at the start of the trace.
         place: of a number: the position among the leaves of the arguments, or a place in Python's state.
+        number_type: float or int, of a number.
     """
 
     kind: str
@@ -62,6 +63,7 @@ class Source(NamedTuple):
     requires_grad: bool
     is_leaf: bool
     place: int | Entry | None = None
+    number_type: type = float
 
 
 class Guard(NamedTuple):
@@ -163,10 +165,11 @@ class Trace:
     def number(self, value: float, place: int | Entry) -> TracedNumber:
         """Make a Python number an input; what is to stand in its place while the function runs."""
         index = len(self.sources)
-        tensor = new_tensor(np.asarray(value))
+        tensor = new_tensor(np.asarray(value, np.float64))
         self._input(tensor, "number", -1, f"number{index}")
-        self.sources[index] = self.sources[index]._replace(place=place)
-        return TracedNumber(value, self, tensor, frozenset({index}))
+        source = self.sources[index]
+        self.sources[index] = source._replace(place=place, number_type=type(value))
+        return traced_input(value, self, tensor, index)
 
     def pin(self, number: TracedNumber) -> None:
         """The value of a Python number was asked for."""
@@ -176,7 +179,7 @@ class Trace:
 
     def settled(self, value: Any) -> Any:
         """An attribute of an op, with plain numbers only."""
-        if type(value) is TracedNumber:
+        if is_traced(value):
             return value.pinned()
         return tuple(map(self.settled, value)) if type(value) is tuple else value
 
@@ -321,7 +324,7 @@ class Trace:
 
     def _number_value(self, x: Any, dtype: DType) -> Value:
         """A Python number as an operand."""
-        if type(x) is not TracedNumber:
+        if not is_traced(x):
             return self.builder.const(x, dtype)
         if x.tensor is None:
             return self.builder.const(x._data, dtype)

@@ -21,6 +21,7 @@ from tracegrad.ir.program import Executable
 from tracegrad.node import UNTRACKED, hooks_added
 from tracegrad.plan import Bump, Plan, layout_of
 from tracegrad.tensor import Tensor, default_float, new_tensor, version_of
+from tracegrad.traced_number import LARGEST_INPUT
 
 
 class Variant:
@@ -149,15 +150,16 @@ class Variant:
         return tensor._grad if source.kind == "grad" else tensor
 
     def gather(self, arguments: Sequence[Tensor], leaves: Sequence[Any]) -> list[Tensor] | None:
-        """The input tensors of this call, in graph order; None if a number is no float any more."""
+        """The input tensors of this call, in graph order; None if a number is one of another kind now."""
         tensors = []
         for source in self.plan.sources:
             place = source.place
             if place is not None:
                 value = leaves[place] if isinstance(place, int) else place.read()
-                if type(value) is not float:
+                number = tensor_of_number(value, source.number_type)
+                if number is None:
                     return None
-                tensors.append(tensor_of_number(value))
+                tensors.append(number)
                 continue
             tensor = source.tensor if source.number < 0 else arguments[source.number]
             if source.kind == "grad":
@@ -239,7 +241,7 @@ class Variant:
                 record.watch_result(root, new[derivative.outputs[root]])
         for owner, position in plan.grads:
             owner.resolve(arguments)._grad = None if position is None else new[position]
-        leaves = []
+        described = []
         for leaf in plan.leaves:
             if leaf.kind == "new":
                 tensor = new[leaf.number]
@@ -252,21 +254,27 @@ class Variant:
                     tensor._grad_fn, tensor._requires_grad = record, True
                     if leaf.root:
                         tensor._output_nr = leaf.root
-                leaves.append(tensor)
+                described.append(tensor)
             elif leaf.kind == "owner":
-                leaves.append(leaf.value.resolve(arguments))
+                described.append(leaf.value.resolve(arguments))
             elif leaf.kind == "grad":
                 position = plan.grads[leaf.number][1]
                 assert position is not None
-                leaves.append(new[position])
+                described.append(new[position])
+            elif leaf.kind == "number":
+                described.append(leaf.value(results[leaf.number]))
             else:
-                leaves.append(leaf.value)
-        return True, pytree.unflatten(plan.spec, iter(leaves))
+                described.append(leaf.value)
+        return True, pytree.unflatten(plan.spec, iter(described))
 
 
-def tensor_of_number(value: float) -> Tensor:
-    """A Python number as an input: a 0-d float64 tensor of this call."""
-    return new_tensor(np.asarray(value))
+def tensor_of_number(value: Any, number_type: type) -> Tensor | None:
+    """A Python number as an input: a 0-d float64 tensor of this call. None if it is not of this type, or too large."""
+    if type(value) is not number_type or (
+        number_type is int and not -LARGEST_INPUT <= value <= LARGEST_INPUT
+    ):
+        return None
+    return new_tensor(np.array(value, np.float64))
 
 
 def _count(tensor: Tensor, bump: Bump) -> None:

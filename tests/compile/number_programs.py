@@ -21,7 +21,7 @@ Use = Callable[[tg.Tensor, float], Any]
 
 # A sequence with repeats, a zero, negative numbers, and numbers that are integers.
 NUMBERS = [0.5, 0.25, -1.5, 2.0, 0.0, 0.5, 3.25, 1.0, -0.75]
-assert len(NUMBERS) == 9
+WHOLE_NUMBERS = [1, 2, -3, 4, 0, 1, 7, 5, -2]
 
 
 def in_a_branch(x: tg.Tensor, r: float) -> Any:
@@ -113,6 +113,7 @@ def differentiated_inside(x: tg.Tensor, r: float) -> Any:
 
 USES: dict[str, Use] = {
     "multiplied": lambda x, r: x * r,
+    "nested": lambda x, r: _nested({"a": [r, x], "b": (r, 1)}),
     "on_the_left": lambda x, r: r * x - (r - x) / (1.5 + r),
     "divided_by": lambda x, r: x / r,
     "computed_with": lambda x, r: x * (1 - r * 0.25) + (-r + 2) / 4 - abs(r),
@@ -153,6 +154,15 @@ USES: dict[str, Use] = {
     "unused": lambda x, r: x + 1,
     "hashed": lambda x, r: x * (hash(r) % 7),
     "negated_not": lambda x, r: x * (not r),
+    "in_whole_arithmetic": lambda x, r: x * ((r + 1) * (2 - r) // 3 + r % 4 - (-r)),
+    "with_integers": lambda x, r: (x * 9).long() * r + (x * 5).int(),
+    "of_bits": lambda x, r: x * ((int(r) & 3) | 8) + (int(r) << 1),
+    "as_an_index": lambda x, r: x[abs(int(r)) % 3] + x[: int(abs(r))].sum(),
+    "as_a_count": lambda x, r: sum(x * k for k in range(abs(int(r)))) + x,
+    "every_third_time": lambda x, r: x * 2 if r % 3 == 0 else x,
+    "as_a_shape": lambda x, r: tg.ones(abs(int(r)) + 1).sum() * x,
+    "as_a_decay": lambda x, r: x * 0.9**r,
+    "as_a_decimal_place": lambda x, r: x * round(1.23456, int(abs(r))),
     **{
         f.__name__: f
         for f in (
@@ -162,6 +172,10 @@ USES: dict[str, Use] = {
         )
     },
 }  # fmt: skip
+
+
+def _nested(options: dict[str, Any]) -> Any:
+    return options["a"][1] * options["a"][0] - options["b"][0]
 
 
 def _assigned(x: tg.Tensor, r: float) -> tg.Tensor:
@@ -175,6 +189,16 @@ def as_argument(use: Use) -> Callable[[Compile], World]:
     def make(compile: Compile) -> World:
         f = compile(lambda x, r: use(x, r))
         return World(lambda turn: f(data(3, seed=turn), NUMBERS[turn]), [])
+
+    return make
+
+
+def as_whole_argument(use: Use) -> Callable[[Compile], World]:
+    """The number is an argument, and an int."""
+
+    def make(compile: Compile) -> World:
+        f = compile(lambda x, r: use(x, r))
+        return World(lambda turn: f(data(3, seed=turn), WHOLE_NUMBERS[turn]), [])
 
     return make
 
@@ -237,10 +261,39 @@ def as_an_attribute(use: Use) -> Callable[[Compile], World]:
 
 
 for _use, _function in USES.items():
-    for _carrier in (as_argument, as_keyword, in_a_closure, as_an_attribute):
+    for _carrier in (as_argument, as_whole_argument, as_keyword, in_a_closure, as_an_attribute):
         _name = f"number_{_use}_{_carrier.__name__}"
         assert _name not in PROGRAMS
         PROGRAMS[_name] = Program(_carrier(_function), None)
+
+
+@program()
+def numbers_in_containers(compile: Compile) -> World:
+    f = compile(lambda x, options, pair: x * options["a"][0] + options["b"] * pair[1])
+
+    def call(turn: int) -> Any:
+        options = {"a": [NUMBERS[turn]], "b": WHOLE_NUMBERS[turn]}
+        return f(data(3, seed=turn), options, (turn % 2, NUMBERS[0])), options
+
+    return World(call, [])
+
+
+@program()
+def number_counted_up(compile: Compile) -> World:
+    class Model:
+        steps = 0
+
+    model = Model()
+
+    @compile
+    def step(x: tg.Tensor) -> tg.Tensor:
+        return x * 0.5**model.steps / (1 + model.steps)
+
+    def call(turn: int) -> Any:
+        model.steps += 1
+        return step(data(3, seed=turn)), model.steps
+
+    return World(call, [])
 
 
 @program()

@@ -12,6 +12,7 @@ from tracegrad.dispatch import apply
 from tracegrad.ir.ops.selection import cast
 from tracegrad.ir.types import DType, bool_, float64, from_numpy_dtype, int64, promote
 from tracegrad.tensor import Tensor, default_float, make_tensor
+from tracegrad.traced_number import is_traced
 
 Number = (int, float, bool)
 
@@ -89,7 +90,10 @@ def _as_operand(x: Any, dtype: DType) -> Any:
     if isinstance(x, Tensor):
         return to_dtype(x, dtype)
     if dtype.is_floating:
-        return x if x.__class__ is float else float(x)
+        return x if x.__class__ is float else x * 1.0 if is_traced(x) else float(x)
+    followed = x.as_tensor(dtype) if is_traced(x) else None
+    if followed is not None:
+        return followed
     # Integers wrap, as in torch; a NumPy scalar keeps the dtype.
     return make_tensor(np.asarray(np.asarray(x).astype(dtype.np)), x)
 
@@ -98,7 +102,8 @@ def as_tensor_operand(x: Any, like: Tensor) -> Tensor:
     """A number as a 0-d tensor of the dtype of `like`; a Tensor as it is."""
     if isinstance(x, Tensor):
         return x
-    return make_tensor(np.asarray(x, like._data.dtype), x)
+    followed = x.as_tensor(like.dtype) if is_traced(x) else None
+    return make_tensor(np.asarray(x, like._data.dtype), x) if followed is None else followed
 
 
 def floating(x: Tensor) -> Tensor:
