@@ -337,7 +337,7 @@ class CompiledFunction:
             variant.call = generate(variant, leaves, key[0])
             self._add(key, variant)
             self._prefer(variant)
-        call = seen = None
+        del call, seen
         recover(trace.numbers)
         self.stats.compile_seconds += time.perf_counter() - begin
         return returned

@@ -78,8 +78,8 @@ class Lifting:
             if differing and all(
                 i in possible
                 and (spec, i) not in self._pinned_leaves
-                and keys[i][0] is other[i][0]
-                and keys[i][0] in (float, int)
+                and _number_type(keys[i]) is not None
+                and _number_type(keys[i]) is _number_type(other[i])
                 for i in differing
             ):
                 self.leaves[spec] = self.leaves.get(spec, frozenset()).union(differing)
@@ -169,6 +169,11 @@ class Lifting:
                 assert place is not None
                 self._pinned_leaves.add((spec, place))
                 self.leaves[spec] = self.leaves[spec] - {place}
+
+
+def _number_type(key: Any) -> type | None:
+    """The type of the number that a leaf's key describes; None for other leaves."""
+    return key[0] if type(key) is tuple and key[0] in (float, int) else None
 
 
 def _can_be_input(value: Any) -> bool:

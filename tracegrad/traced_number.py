@@ -60,7 +60,7 @@ class TracedNumber:
         self.bound = bound
         trace.numbers.append(self)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         return self.plain_type
 
@@ -215,7 +215,7 @@ def _raise_to(x: Any, y: Any) -> Any:
     value = pow(_plain(x), _plain(y))
     tensor = _noted(number._trace, registered("pow"), (_operand(x), _operand(y)), value)
     places = number.places | (other.places if is_traced(other) else frozenset())
-    result = TracedFloat(value, number._trace, tensor, places, math.inf)
+    result: Any = TracedFloat(value, number._trace, tensor, places, math.inf)
     return result if result < math.inf else pow(*_pin(x, y))
 
 
@@ -231,7 +231,7 @@ def _compare(op: Op, compute: Callable[[Any, Any], Any], x: TracedNumber, y: Any
     return outcome
 
 
-def _apply_unary(op: Op, compute: Callable[[Any], Any], x: TracedNumber) -> Any:
+def _apply_unary(op: Op, compute: Callable[[Any], Any], x: Any) -> Any:
     if not x.is_followed():
         return compute(x._data)
     if type(x) is TracedInt and compute is operator.neg:

@@ -271,7 +271,7 @@ class Variant:
 def tensor_of_number(value: Any, number_type: type) -> Tensor | None:
     """A Python number as an input: a 0-d float64 tensor of this call. None if it is not of this type, or too large."""
     if type(value) is not number_type or (
-        number_type is int and not -LARGEST_INPUT <= value <= LARGEST_INPUT
+        type(value) is int and not -LARGEST_INPUT <= value <= LARGEST_INPUT
     ):
         return None
     return new_tensor(np.array(value, np.float64))

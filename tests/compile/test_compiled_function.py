@@ -282,7 +282,9 @@ def test_many_batch_sizes_and_python_numbers() -> None:
         for rate in (0.1, 0.2):
             assert np.allclose(f(tg.ones(n), rate).numpy(), np.full(n, rate, np.float32))
             assert np.allclose(f(tg.ones(n), rate).numpy(), np.full(n, rate, np.float32))
-    assert f.stats.native == 10
+    # The rate varies at the third call, and is no constant from then on.
+    assert f.stats.compilations == 6
+    assert f.stats.native == 14
 
 
 def test_loss_returned_by_a_step_is_freed_as_in_eager() -> None:
