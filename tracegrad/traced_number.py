@@ -235,7 +235,8 @@ def _apply_unary(op: Op, compute: Callable[[Any], Any], x: Any) -> Any:
     if not x.is_followed():
         return compute(x._data)
     if type(x) is TracedInt and compute is operator.neg:
-        return 0 - x
+        zero: Any = 0
+        return zero - x
     value = compute(x._data)
     tensor = _noted(x._trace, op, (x.tensor,), float(value))
     return type(x)(value, x._trace, tensor, x.places, x.bound)
