@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .attention import ATTENTION_STEP
 from .convolution import CONVOLUTION_STEP
 from .derivatives import ROSENBROCK_HESSIAN
 from .eager import EAGER_LOOP, EAGER_LOOP_BACKWARD, EAGER_THREE_LAYER, EAGER_TWO_LAYER
@@ -19,6 +20,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ROSENBROCK_HESSIAN,
         POLICY_STEP,
         CONVOLUTION_STEP,
+        ATTENTION_STEP,
         LAYERNORM_GELU,
         EAGER_LOOP,
         EAGER_LOOP_BACKWARD,
