@@ -52,6 +52,9 @@ _PART = 40
 _COMPACT_WEIGHT = 20
 
 
+ENTRY = "entry"
+"""The name of the native Python entry."""
+
 NativeKernel: TypeAlias = "LoopKernel | MatmulKernel | DecisionKernel"
 
 
@@ -94,7 +97,7 @@ def emit_program(
         packed.append(emitter.emit_packed(number, bodies[-1]))
     entry = None
     if with_entry:
-        entry = "entry"
+        entry = ENTRY
         emit_entry(emitter.module, entry, bodies[0], arguments, release_gil=_work(schedule) > _LONG)
     return Segments(emitter.module, packed, entry, arguments, not plan.on_stack)
 

@@ -29,7 +29,8 @@ import llvmlite.ir as ll
 import numpy as np
 
 from ..ir.types import DTYPES, DType
-from .engine import NativeModule, compile_module
+from . import disk_cache
+from .engine import NativeModule, ObjectCode, compile_object, host, load_object
 from .ll_loops import for_range, splat
 from .ll_types import I1, I8, I32, I64, POINTER
 
@@ -184,7 +185,15 @@ def _table(arrays: Sequence[ArraySpec]) -> list[int]:
 def _compile_checker() -> NativeModule:
     module = ll.Module("entry")
     _CheckerEmitter(module).emit()
-    return compile_module(module, optimize=1)
+    text = str(module)
+    key = disk_cache.key_of([text, repr(host())])
+    stored = disk_cache.load(key)
+    if stored is None:
+        code = compile_object(text, optimize=1)
+        disk_cache.store(key, disk_cache.Stored([], code.data))
+    else:
+        code = ObjectCode(stored.data, optimize=1)
+    return load_object(code)
 
 
 class _CheckerEmitter:

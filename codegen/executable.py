@@ -9,18 +9,21 @@ import ctypes
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..ir import events
+from ..ir import config, events
 from ..ir.graph import Node
 from ..ir.interpreter import evaluate_node
 from ..ir.numpy_errors import quiet
 from ..ir.program import Fallback, Program
+from ..ir.structural import structural_key
 from ..ir.types import DType, uint8
-from .emit import emit_program
-from .engine import NativeModule, compile_module, host
+from . import disk_cache
+from .emit import ENTRY, Segments, emit_program
+from .engine import Host, NativeModule, ObjectCode, compile_object, host, load_object
 from .entry import ArraySpec, bind_entry, entry_supported
 from .kernel import Buffer, PythonStep, View
 from .kernel_text import describe
@@ -48,22 +51,75 @@ def compile_program(program: Program, *, optimize: int = 2) -> NativeExecutable:
         split = any(isinstance(kernel, PythonStep) for kernel in schedule.kernels)
         plan = plan_memory(schedule.kernels, shared=split)
         kernels += [type(kernel).__name__ for kernel in schedule.kernels]
+    source = _Source(schedule, plan, cpu, optimize, not split and entry_supported())
     scheduled = time.perf_counter()
-    arguments = _arguments(schedule, plan)
-    with_entry = not split and entry_supported()
-    with events.span("emit LLVM IR", events.COMPILE):
-        segments = emit_program(schedule, plan, cpu, arguments, with_entry)
-        text = str(segments.module)
-    emitted = time.perf_counter()
-    native = compile_module(text, optimize=optimize)
+    key = source.key() if config.cache.get() else None
+    stored = None if key is None else disk_cache.load(key)
+    if stored is None:
+        with events.span("emit LLVM IR", events.COMPILE):
+            segments, text = source.emit()
+        emitted = time.perf_counter()
+        with events.span("LLVM: compile", events.COMPILE):
+            code = compile_object(text, optimize=optimize)
+        stored = disk_cache.Stored(segments.packed, code.data)
+        if key is not None:
+            disk_cache.store(key, stored)
+    else:
+        emitted = time.perf_counter()
+        code = ObjectCode(stored.data, optimize=optimize)
+    with events.span("LLVM: load", events.COMPILE):
+        native = load_object(code)
     finished = time.perf_counter()
-    executable = NativeExecutable(schedule, plan, native, segments.packed, arguments)
+    executable = NativeExecutable(source, native, stored.names)
     executable.schedule_ms = (scheduled - started) * 1e3
     executable.emit_ms = (emitted - scheduled) * 1e3
     executable.llvm_ms = (finished - emitted) * 1e3
-    if segments.entry is not None:
-        executable.entry = bind_entry(native, segments.entry)
+    if source.with_entry:
+        executable.entry = bind_entry(native, ENTRY)
     return executable
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the code of a program is generated from."""
+
+    schedule: Schedule
+    plan: MemoryPlan
+    host: Host
+    optimize: int
+    with_entry: bool
+
+    @property
+    def arguments(self) -> list[ArraySpec]:
+        """What arrays the code takes."""
+        return _arguments(self.schedule, self.plan)
+
+    def emit(self) -> tuple[Segments, str]:
+        """The code as LLVM's text, and what is in it."""
+        segments = emit_program(
+            self.schedule, self.plan, self.host, self.arguments, self.with_entry
+        )
+        return segments, str(segments.module)
+
+    def key(self) -> str:
+        """The key of the object code: of the program, of this CPU, and of what Python has to do with the code."""
+        program, plan = self.schedule.program, self.plan
+        graph = program.graph
+        numbers = {node: number for number, node in enumerate(graph.nodes)}
+        steps = [
+            f"{type(kernel).__name__} {numbers.get(kernel.node) if isinstance(kernel, PythonStep) else ''}"
+            for kernel in self.schedule.kernels
+        ]
+        return disk_cache.key_of(
+            [
+                structural_key(graph),
+                repr(sorted(program.updates.items())),
+                repr(sorted(program.guards)),
+                repr((self.host, self.optimize, self.with_entry)),
+                repr(self.arguments),
+                repr((plan.arena_bytes, plan.on_stack, [*plan.offsets.values()], steps)),
+            ]
+        )
 
 
 def _arguments(schedule: Schedule, plan: MemoryPlan) -> list[ArraySpec]:
@@ -96,18 +152,18 @@ class NativeExecutable:
 
     def __init__(
         self,
-        schedule: Schedule,
-        plan: MemoryPlan,
+        source: _Source,
         native: NativeModule,
         packed: list[str],
-        arguments: list[ArraySpec],
     ) -> None:
+        schedule, plan = source.schedule, source.plan
         self.program = schedule.program
         self.fallbacks = [Fallback(node, reason) for node, reason in schedule.reasons]
         self.entry: Callable[..., int] | None = None
-        self.arguments = arguments
+        self.arguments = source.arguments
         self.arena_bytes = 0 if plan.on_stack else plan.arena_bytes
         self.schedule_ms = self.emit_ms = self.llvm_ms = 0.0
+        self._source = source
         self._schedule = schedule
         self._plan = plan
         self._native = native
@@ -271,11 +327,18 @@ class NativeExecutable:
 
     def llvm_text(self) -> str:
         """The LLVM code, optimised."""
-        return self._native.llvm_text
+        return self._code().llvm_text
 
     def assembly(self) -> str:
         """The machine code as assembly."""
-        return self._native.assembly()
+        return self._code().assembly()
+
+    def _code(self) -> ObjectCode:
+        """The code in a form that can be shown. The cache on disk keeps none: it is generated anew then."""
+        if self._native.code.bitcode:
+            return self._native.code
+        _, text = self._source.emit()
+        return compile_object(text, optimize=self._source.optimize)
 
 
 def _address(array: Array) -> int:

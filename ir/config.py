@@ -112,6 +112,7 @@ def describe() -> str:
 
 
 def _flag(value: Any) -> bool:
+    """Checks a switch: a bool, or such a text as ``1`` and ``off``."""
     if isinstance(value, str):
         known = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
         value = known.get(value.strip().lower(), known.get("0") if not value.strip() else value)
@@ -133,9 +134,21 @@ def _names(value: Any) -> frozenset[str]:
 
 
 def _path(value: Any) -> str:
+    """Checks the name of a file or folder."""
     if not isinstance(value, str | os.PathLike):
         raise ValueError("expected a path")
     return os.fspath(value)
+
+
+def _count(value: Any) -> int:
+    """Checks a whole number that is not negative."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0 or isinstance(value, bool | float):
+        raise ValueError("expected a whole number from 0 on")
+    return number
 
 
 verify = Option(
@@ -153,4 +166,16 @@ dump_to = Option(
 disable_jit = Option(
     "disable_jit", False, _flag,
     "Whether compiled functions run as plain Python.",
+)  # fmt: skip
+cache = Option(
+    "cache", True, _flag,
+    "Whether object code is kept on disk, for the next process.",
+)  # fmt: skip
+cache_dir = Option(
+    "cache_dir", "", _path,
+    "Where object code is kept; where empty, tracegrad in $XDG_CACHE_HOME or in ~/.cache.",
+)  # fmt: skip
+cache_limit = Option(
+    "cache_limit", 512, _count,
+    "How many megabytes of object code are kept; what was not used for longest goes.",
 )  # fmt: skip

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Tests try the code generator, and not what an earlier one has left on disk.
+os.environ["TRACEGRAD_CACHE"] = "0"
+
 # Test modules are imported by path; this makes tests/helpers.py importable for them.
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -473,3 +475,21 @@ def test_a_reader_that_has_seen_enough(demo: Path) -> None:
     )
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
+
+
+def test_cache(tmp_path: Path) -> None:
+    environment = {**os.environ, "TRACEGRAD_CACHE": "1", "TRACEGRAD_CACHE_DIR": str(tmp_path / "c")}
+
+    def run(action: str) -> str:
+        command = [sys.executable, "-m", "tracegrad", "cache", action]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=True, env=environment
+        )
+        return done.stdout.strip()
+
+    assert run("info") == f"{tmp_path / 'c'}: 0 objects, 0.0 MB"
+    program = "import tracegrad as tg; f = tg.compile(lambda x: x * 2); f(tg.ones(3))"
+    subprocess.run([sys.executable, "-c", program], timeout=60, check=True, env=environment)
+    assert re.fullmatch(r".*c: 2 objects, 0\.\d MB", run("info"))
+    assert re.fullmatch(r"deleted from .*c: 2 objects, 0\.\d MB", run("clear"))
+    assert run("info") == f"{tmp_path / 'c'}: 0 objects, 0.0 MB"

@@ -28,6 +28,7 @@ import numpy as np
 import tracegrad
 from tracegrad.compiler import CompiledFunction
 from tracegrad.explanation import FORMATS, STAGES
+from tracegrad.ir import config
 from tracegrad.ir.location import is_internal
 from tracegrad.ir.types import DTYPES, TensorType, dtype_named
 
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
         options = _make_parser().parse_args(arguments)
-        print(dump(options))
+        print(options.run(options))
         sys.stdout.flush()
     except CommandError as error:
         print(f"tracegrad: error: {error}", file=sys.stderr)
@@ -128,7 +129,36 @@ def _make_parser() -> argparse.ArgumentParser:
         help="float arguments require grad; a function that returns a scalar is shown together "
         "with its gradient",
     )
+    command.set_defaults(run=dump)
+    command = commands.add_parser(
+        "cache",
+        help="look at, or delete, the object code that is kept on disk",
+        description="Compiled code is kept on disk for the next process. TRACEGRAD_CACHE=0 turns that off,\n"
+        "TRACEGRAD_CACHE_DIR says where, TRACEGRAD_CACHE_LIMIT how many megabytes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument("action", choices=("info", "clear"))
+    command.set_defaults(run=manage_cache)
     return parser
+
+
+def manage_cache(options: argparse.Namespace) -> str:
+    """What ``tracegrad cache`` prints.
+
+    Raises:
+        CommandError: llvmlite is not installed.
+    """
+    try:
+        from tracegrad.codegen import disk_cache
+    except ImportError as error:
+        raise CommandError(f"there is no code to keep: {error}", 1) from None
+    found = disk_cache.clear() if options.action == "clear" else disk_cache.usage()
+    size = f"{found.files} objects, {found.nbytes / 1e6:.1f} MB"
+    if options.action == "clear":
+        return f"deleted from {found.path}: {size}"
+    state = "" if config.cache.get() else " (turned off)"
+    return f"{found.path}{state}: {size}"
 
 
 def dump(options: argparse.Namespace) -> str:

@@ -36,6 +36,8 @@ def prepare_environment(threads: int | None) -> None:
     Libraries read it when they are loaded, so this comes before NumPy is imported.
     """
     wanted = {name: value for name, value in os.environ.items() if name not in UNWANTED}
+    # First calls are to be those of a first process.
+    wanted["TRACEGRAD_CACHE"] = "0"
     if threads is not None:
         wanted |= dict.fromkeys(THREAD_COUNTS, str(threads))
         if hasattr(os, "sched_setaffinity"):

@@ -86,7 +86,7 @@ def test_override_ends_with_an_error() -> None:
     [
         (
             {"verfy": True},
-            "there is no option 'verfy'; there are disable_jit, dump_to, log, verify",
+            "there is no option 'verfy'; there are cache, cache_dir, cache_limit, disable_jit, dump_to, log, verify",
         ),
         ({"verify": 2}, "verify=2: expected 0 or 1"),
         ({"verify": None}, "verify=None: expected 0 or 1"),
