@@ -359,6 +359,13 @@ def test_indexing_as_numpy_does() -> None:
             use()
 
 
+def test_constants() -> None:
+    for name in ("pi", "e", "inf"):
+        assert getattr(tg, name) == getattr(math, name)
+    assert math.isnan(tg.nan)
+    assert tg.zeros(3)[:, tg.newaxis].shape == (3, 1)
+
+
 def test_repeated_positions_the_last_one_wins() -> None:
     for recorded in (False, True):
         x = tg.zeros(3, requires_grad=recorded) * 1

@@ -9,6 +9,7 @@ described in ARCHITECTURE.md; start reading the code at ``dispatch.apply``.
 from __future__ import annotations
 
 import importlib
+from math import e, inf, nan, pi
 from typing import TYPE_CHECKING, Any
 
 import tracegrad.ir.ops
@@ -154,6 +155,7 @@ double = float64
 int = int32
 long = int64
 short = int16
+newaxis = None
 
 # A function and the method of the same name are one object, unless the function takes `out`; the tables are in
 # tracegrad.methods and tracegrad.ops.out_argument.
