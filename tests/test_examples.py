@@ -60,6 +60,13 @@ RUNS = [
         ("held out:", "native=42, interpreted=0, eager=2", "compilations=1", "the two ways are"),
         ("cnn_digits.png",),
     ),
+    Run(
+        "policy_gradient.py",
+        ("--quick", "--out", "{out}"),
+        ("matplotlib", "threadpoolctl"),
+        ("native=13, interpreted=0, eager=2", "from 100 new starts:", "us compiled,"),
+        ("policy_gradient.png",),
+    ),
     Run("dump_ir.py", ("--quick",)),
     Run(
         "profile_training.py",
