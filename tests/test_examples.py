@@ -67,6 +67,27 @@ RUNS = [
         ("native=13, interpreted=0, eager=2", "from 100 new starts:", "us compiled,"),
         ("policy_gradient.png",),
     ),
+    Run(
+        "vae_digits.py",
+        ("--quick", "--out", "{out}"),
+        PLOTTING,
+        ("native=218, interpreted=0, eager=2", "lower bound", "us compiled,"),
+        ("vae_digits.png",),
+    ),
+    Run(
+        "heat_pinn.py",
+        ("--quick", "--out", "{out}"),
+        ("matplotlib", "threadpoolctl"),
+        ("native=498, interpreted=0, eager=2", "relative error", "ms compiled,"),
+        ("heat_pinn.png",),
+    ),
+    Run(
+        "neural_ode.py",
+        ("--quick", "--out", "{out}"),
+        ("matplotlib", "threadpoolctl"),
+        ("native=198, interpreted=0, eager=2", "relative error", "ms compiled,"),
+        ("neural_ode.png",),
+    ),
     Run("dump_ir.py", ("--quick",)),
     Run(
         "profile_training.py",
