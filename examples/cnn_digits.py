@@ -8,8 +8,8 @@ each followed by batch normalisation, halve the picture twice and triple in chan
 - `step` is ordinary code: clear, forward, loss, `backward()`, Adam. Compiled, all of it is one call, with the running
   statistics of the normalisation, the random numbers of the dropout and the moments of Adam updated in place.
 - The learning rate changes at *every* step (a one-cycle schedule), and nothing is compiled anew for it, since it is a
-  tensor, `lr=tg.tensor(...)`: the schedule fills it, the native code reads it. A Python number would be a constant of
-  the program. For the same reason the schedule leaves the momentum alone, which is a number.
+  tensor, `lr=tg.tensor(...)`: the schedule fills it, the native code reads it. The schedule leaves the momentum alone,
+  `cycle_momentum=False`: that would be a number in a tuple, and a constant of the program.
 - `model.eval()` and `no_grad()` change what the network does; the test accuracy is computed eagerly.
 - Gradients are good for more than training: the picture shows, for the digits of which the network is least certain,
   the gradient of the winning score with respect to the pixels.

@@ -88,6 +88,13 @@ RUNS = [
         ("native=198, interpreted=0, eager=2", "relative error", "ms compiled,"),
         ("neural_ode.png",),
     ),
+    Run(
+        "char_rnn.py",
+        ("--quick", "--out", "{out}"),
+        ("matplotlib", "threadpoolctl"),
+        ("after 100 steps:", "native=98, interpreted=0, eager=2", "bits a letter;", "us compiled,"),
+        ("char_rnn.png",),
+    ),
     Run("dump_ir.py", ("--quick",)),
     Run(
         "profile_training.py",
