@@ -2,8 +2,8 @@
 
     python examples/cnn_digits.py
 
-The data are the 1,797 scans of 8 x 8 pixels that come with scikit-learn; every fifth is held out. Three convolutions,
-each followed by batch normalisation, halve the picture twice and triple in channels. What to look at:
+The data are the 1,797 scans of 8 x 8 pixels that come with scikit-learn; every fifth is held out. Three convolutions to
+16, 32 and 64 channels, each followed by batch normalisation; the picture is halved twice. What to look at:
 
 - `step` is ordinary code: clear, forward, loss, `backward()`, Adam. Compiled, all of it is one call, with the running
   statistics of the normalisation, the random numbers of the dropout and the moments of Adam updated in place.
