@@ -31,6 +31,7 @@ from tracegrad.node import (
     node_class,
     present,
 )
+from tracegrad.ownership import own_results
 from tracegrad.reporting import call_reported, name_of_composite, report_op
 from tracegrad.saved import pack_record
 from tracegrad.tensor import Tensor, new_tensor, version_saved
@@ -339,6 +340,8 @@ def composite(name: str) -> Callable[[T], T]:
                 if events.active
                 else function(*args, **kwargs)
             )
+            if out._base is not None:
+                own_results(out, args, kwargs)
             return shown_as(out, name, *args, *kwargs.values()) if out._requires_grad else out
 
         return wrapped  # type: ignore[return-value]

@@ -34,7 +34,7 @@ from tracegrad.node import (
 )
 from tracegrad.reporting import report_in_place
 from tracegrad.tensor import Tensor, is_lifted, new_tensor
-from tracegrad.views import check_rebase, put_back, renew_for_writing
+from tracegrad.views import check_rebase, put_back, renew_for_writing, without_hooks
 
 _slice_update = registered("slice_update")
 
@@ -78,14 +78,23 @@ def former(x: Tensor, operands: Sequence[Any]) -> Sequence[Any]:
     if not is_lifted(x) and not (state.grad and _any_requires_grad(operands)):
         return operands
     renew_for_writing(x)
+    source = before_writing(x)
     old = new_tensor(x._data.copy())
-    old._grad_fn = x._grad_fn
-    old._output_nr = x._output_nr
-    old._requires_grad = x._requires_grad
+    old._grad_fn = source._grad_fn
+    old._output_nr = source._output_nr
+    old._requires_grad = source._requires_grad
     old._tangents = x._tangents
     if state.trace is not None and not is_lifted(x):
         state.trace.alias(old, x)
     return [old if y is x else y for y in operands]
+
+
+def before_writing(x: Tensor) -> Tensor:
+    """A tensor with the history of `x` that an in-place operation on `x` goes on from; see `without_hooks`."""
+    source = without_hooks(x)
+    if source is not x and x._grad_fn is not None:
+        x._grad_fn.hooks_made().stand_in = source._grad_fn
+    return source
 
 
 def _any_requires_grad(operands: Sequence[Any]) -> bool:
@@ -287,17 +296,19 @@ def set_history(x: Tensor, value: Tensor) -> None:
     bump_version(x)
     if recorded:
         move_retained(target._grad_fn, target._output_nr, whole._grad_fn, whole._output_nr)
-        if base is not None:
-            move_retained(x._grad_fn, x._output_nr, None, 0)
         target._grad_fn = whole._grad_fn
         target._output_nr = whole._output_nr
         target._requires_grad = True
     if state.levels:
         target._tangents = _tangents_after(target, whole)
+    if base is not None and recorded and trace is None and x.retains_grad:
+        x._renew()  # The request goes over to the new record, as in torch at once.
     if trace is not None:
         trace.store(x, value)
         if base is not None:
             if recorded:
+                if x.retains_grad:
+                    trace.give_up("a view that retains its gradient is changed in place")
                 x._grad_fn, x._output_nr, x._requires_grad = value._grad_fn, value._output_nr, True
                 x._view_version = x._version
             if recorded or followed:
@@ -320,14 +331,15 @@ def _tangents_after(x: Tensor, value: Tensor) -> dict[Any, Any] | None:
 def overwritten(x: Tensor, value: Tensor) -> Tensor:
     """`value` with a history in which it replaces `x`: gradients to `x` are zero, to `value` they are handed on."""
     value._renew()
+    source = before_writing(x)
     shape = value._data.shape
     attrs = {"start": (0,) * len(shape), "sizes": shape, "stride": (1,) * len(shape)}
     if state.trace is not None and not is_lifted(x):
-        out = apply(_slice_update, (x, value), attrs)
+        out = apply(_slice_update, (source, value), attrs)
     else:
         out = new_tensor(value._data)
         out._tangents = value._tangents
-        record(_slice_update, (x, value), attrs, out)
+        record(_slice_update, (source, value), attrs, out)
         if state.anomaly and out._grad_fn is not None:
             keep_traceback(out._grad_fn)
     shown_as(out, "CopyBackwards", x, value)
@@ -338,10 +350,13 @@ def _edges_of_part(base: Tensor, view: Tensor, value: Tensor) -> tuple[tuple[Edg
     """What users see where a part was overwritten: the base, and what else than the part `value` came from."""
     edges = [(edge_of(base), base._output_nr)]
     if value._grad_fn is not None:
-        own = view._grad_fn
+        record = view._grad_fn
+        own: list[Any] = [] if record is None else [record]
+        if record is not None and record.hooks is not None:
+            own.append(record.hooks.stand_in)
         for edge in value._grad_fn.shown_edges():
-            if own is not None and edge[0] is own:
-                own = None
+            if edge[0] is not None and edge[0] in own:
+                own = []
             else:
                 edges.append(edge)
     return tuple(edges)

@@ -45,6 +45,12 @@ FREED_MESSAGE = (
 )
 
 
+DETACHED_MESSAGE = (
+    "Trying to use a saved tensor that has been detached in-place, i.e. with .detach_().This is not supported, "
+    "please use out-of-place `.detach()` instead"
+)
+
+
 def is_set(node: Node, name: str) -> bool:
     """Whether an attribute that is made on demand is there."""
     try:
@@ -145,15 +151,17 @@ class Hooks:
         retained: results that want their cotangent as ``grad``: {number: weak reference}.
         before: hooks on all cotangents of the record, before it runs.
         after: hooks on what it returned.
+        stand_in: of a view, the record without hooks that in-place operations on the view go on from.
     """
 
-    __slots__ = ("after", "before", "retained", "tensor")
+    __slots__ = ("after", "before", "retained", "stand_in", "tensor")
 
     def __init__(self) -> None:
         self.tensor: dict[int, dict[int, Callable[..., Any]]] = {}
         self.retained: dict[int, weakref.ref[Tensor]] = {}
         self.before: dict[int, Callable[..., Any]] = {}
         self.after: dict[int, Callable[..., Any]] = {}
+        self.stand_in: Node | None = None
 
     def __bool__(self) -> bool:
         return bool(self.retained or self.before or self.after or any(self.tensor.values()))
@@ -439,6 +447,12 @@ class OpNode(Node):
                 counter = getattr(x, "_counter", None)
                 if counter is not None:
                     expected = 0 if versions is None else versions[len(operands)]
+                    if (
+                        x._detached
+                        and x._grad_fn is None
+                        and isinstance(self.edges[len(operands)], Node)
+                    ):
+                        raise RuntimeError(DETACHED_MESSAGE)
                     if counter.value != expected:
                         view = x._view is not None
                         origin = x.grad_fn if view else x._grad_fn

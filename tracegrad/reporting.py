@@ -21,6 +21,7 @@ from tracegrad import pytree
 from tracegrad.ir import events
 from tracegrad.ir.op import Op
 from tracegrad.node import Node, OpNode
+from tracegrad.ownership import own_results
 from tracegrad.tensor import Tensor, new_tensor
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -140,14 +141,19 @@ def call_reported(
 
 
 def reported(name: str) -> Callable[[T], T]:
-    """Have calls of a function appear in profiles as the operation `name`."""
+    """Have calls of a function appear in profiles as the operation `name`. Its results are views of arguments only."""
 
     def decorate(function: T) -> T:
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if events.active:
-                return call_reported(name, function, args, kwargs)
-            return function(*args, **kwargs)
+            out = (
+                call_reported(name, function, args, kwargs)
+                if events.active
+                else function(*args, **kwargs)
+            )
+            if out.__class__ is Tensor and out._base is None:
+                return out
+            return own_results(out, args, kwargs)
 
         return wrapped  # type: ignore[return-value]
 

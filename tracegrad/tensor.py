@@ -97,6 +97,8 @@ class Tensor:
     _tangents: dict[Any, Any] | None = None
     # Whether it was given another shape or place in memory since there may be views of it; see tracegrad.geometry.
     _moved: bool = False
+    # Whether it was a result that `detach_` made a leaf.
+    _detached: bool = False
     # The number of the innermost level that was going on when it was made; see tracegrad.levels.
     _made_at: int = 0
 
@@ -615,7 +617,7 @@ class Tensor:
 
     def _attributes(self) -> dict[str, Any]:
         """The user's own attributes."""
-        internal = ("_hooks", "_accumulator_ref", "_tangents", "_moved")
+        internal = ("_hooks", "_accumulator_ref", "_tangents", "_moved", "_detached")
         return {name: value for name, value in self.__dict__.items() if name not in internal}
 
     def __reduce_ex__(self, protocol: Any) -> Any:

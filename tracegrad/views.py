@@ -34,7 +34,7 @@ from tracegrad.node import (
     new_op_node,
     present,
 )
-from tracegrad.tensor import Tensor, is_lifted, mark_made, new_tensor
+from tracegrad.tensor import Tensor, is_lifted, new_tensor
 
 _slice = registered("slice")
 _slice_update = registered("slice_update")
@@ -177,12 +177,6 @@ def _reattach_covered(view: Tensor) -> None:
         )
 
 
-def disowned(out: Tensor) -> Tensor:
-    """A result that happens to be a view of an intermediate one, which nobody else has: no view to users."""
-    out._base = out._view = out._counter = None
-    return mark_made(out)
-
-
 def refresh_view(view: Tensor) -> None:
     """Renew the history of a view whose storage was changed in place since the view was recorded.
 
@@ -213,12 +207,13 @@ def refresh_view(view: Tensor) -> None:
                 for level, t in parent._tangents.items()
                 if t.value is not None
             }
-        if parent._requires_grad:
+        whole = view._base
+        if parent._requires_grad and whole is not None and whole._requires_grad:
             old, number = view._grad_fn, view._output_nr
             record(op, (parent,), attrs, view)
             view._output_nr = 0
             move_retained(old, number, view._grad_fn, 0)
-            shown_as(view, "AsStridedBackward0", view._base)
+            shown_as(view, "AsStridedBackward0", whole)
         elif view._grad_fn is not None:
             _end_history(view, op, attrs)
 
@@ -250,6 +245,30 @@ def renew_for_writing(view: Tensor) -> None:
     if view._base is not None and view._view[1] is _as_strided and view._view[0] is view._base:
         view._view_version = -1
         refresh_view(view)
+
+
+def without_hooks(view: Tensor) -> Tensor:
+    """A tensor with the history of `view`, in which no view on the way to its base has hooks or retains its gradient.
+
+    An in-place operation on a view goes on from its base: as in torch, hooks on the views that there were before
+    see no gradient of what comes after.
+    """
+    if is_lifted(view) or state.trace is not None:
+        return view
+    way = []
+    x = view
+    while x._base is not None:
+        way.append(x)
+        x = x._view[0]
+    if not any(v._grad_fn is not None and v._grad_fn.hooks for v in way):
+        return view
+    for v in reversed(way):
+        _, op, attrs, _ = v._view
+        out = new_tensor(v._data)
+        out._tangents = v._tangents
+        record(op, (x,), attrs, out)
+        x = shown_as(out, "AsStridedBackward0", view._base)
+    return x
 
 
 def check_rebase(view: Tensor) -> None:
@@ -312,8 +331,9 @@ def put_back(view: Tensor, value: Tensor) -> Tensor:
             _reattach_covered(view)
         parent, op, attrs, _ = view._view
         step = _STEPS.get(op)
+        parent = without_hooks(parent)
         part = _as_shape(parent, part) if step is None else step(parent, part, attrs)
-        view = parent
+        view = view._view[0]
     return part
 
 

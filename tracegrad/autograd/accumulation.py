@@ -99,9 +99,14 @@ def add_to_grad(tensor: Tensor, ct: Tensor, create_graph: bool, unshared: bool =
     """Add a cotangent into `grad`: in place, unless the sum is to be differentiated.
 
     A leaf that came not to require grad after the graph was made gets nothing.
+
+    Raises:
+        RuntimeError: it is no leaf any more: a view of a tensor that was changed in place.
     """
     if not tensor._requires_grad:
         return
+    if tensor._base is not None and tensor._own_record() is not None:
+        raise RuntimeError("leaf variable has been moved into the graph interior")
     trace = state.trace
     known = tensor._grad if trace is None else trace.read_grad(tensor)
     if known is None:

@@ -17,6 +17,7 @@ from tracegrad.autograd.function_call import (
     VmapInfo,
     apply_plain,
     bound,
+    by_position,
 )
 from tracegrad.autograd.function_levels import apply_at_levels
 from tracegrad.autograd.function_node import FunctionCtx, FunctionNode
@@ -75,8 +76,7 @@ class Function(Definition, metaclass=FunctionMeta):
         """Run the operation; results have a record that leads to the Tensors among the arguments.
 
         Args:
-            kwargs: arguments of ``forward`` by name. Tensors among them have no gradient if ``forward`` takes a
-                ctx; otherwise all arguments count by position.
+            kwargs: arguments of ``forward`` by name, which count by position.
 
         Raises:
             NotImplementedError: ``forward`` is missing; or later ``backward`` or ``jvp``, when one is needed.
@@ -84,10 +84,10 @@ class Function(Definition, metaclass=FunctionMeta):
             TypeError: arguments that do not fit, or something saved is no Tensor.
         """
         if cls.overrides("setup_context"):
-            args, kwargs = bound(cls, args, kwargs), {}
-        if state.levels:
-            return apply_at_levels(cls, args, kwargs)
-        return apply_plain(cls, args, kwargs)
+            args = bound(cls, args, kwargs)
+        elif kwargs:
+            args = by_position(cls, args, kwargs)
+        return (apply_at_levels if state.levels else apply_plain)(cls, args)
 
 
 def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from tracegrad.inplace import bump_version, set_history
 from tracegrad.ir import events
 from tracegrad.reporting import report_call
 from tracegrad.tensor import Tensor, new_tensor, plainest
-from tracegrad.views import Creation
+from tracegrad.views import Creation, check_rebase
 
 
 class VmapInfo(NamedTuple):
@@ -116,15 +116,39 @@ def bound(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
     return given.args
 
 
+def by_position(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments of a ``forward`` that takes a ctx, those given by name in their places.
+
+    Unlike in a plain call, no default is filled in between them, and what has no place is refused.
+
+    Raises:
+        TypeError: an argument has no place, is missing before another one, or is given twice.
+    """
+    names = list(inspect.signature(function.forward).parameters.values())[1:]
+    places = [p.name for p in names if p.kind is p.POSITIONAL_OR_KEYWORD]
+    for name in kwargs:
+        if name not in places:
+            raise TypeError(f"forward() got an unexpected keyword argument '{name}'")
+        if name in places[: len(args)]:
+            raise TypeError(f"forward() got multiple values for argument '{name}'")
+    last = max(map(places.index, kwargs), default=-1)
+    for number in range(len(args), last + 1):
+        if places[number] not in kwargs:
+            raise TypeError(
+                f"forward() missing required argument: '{places[number]}' (position {number})"
+            )
+    return (*args, *[kwargs[name] for name in places[len(args) : last + 1]])
+
+
 _VARIADIC = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 
 
-def apply_plain(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def apply_plain(function: Any, args: tuple[Any, ...]) -> Any:
     """Run the operation; the result has a record that leads to the Tensors among `args`."""
     begin = events.now() if events.active else 0
     node = function.node_class(function, args)
     with no_grad():
-        returned = run_forward(function, node, args, kwargs)
+        returned = run_forward(function, node, args)
     results = attach(node, args, returned)
     node.keep(results)
     if begin:
@@ -133,12 +157,10 @@ def apply_plain(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return results if isinstance(returned, tuple) else results[0]
 
 
-def run_forward(
-    function: Any, node: FunctionNode, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def run_forward(function: Any, node: FunctionNode, args: tuple[Any, ...]) -> Any:
     """What ``forward`` returns, with the context set up."""
     if not function.overrides("setup_context"):
-        return function.forward(node.ctx, *args, **kwargs)
+        return function.forward(node.ctx, *args)
     returned = function.forward(*args)
     function.setup_context(node.ctx, args, returned)
     return returned
@@ -225,12 +247,14 @@ def _with_record(node: FunctionNode, number: int, x: Tensor) -> Tensor:
 def _rewritten(node: FunctionNode, number: int, x: Tensor, count: int) -> Tensor:
     """An input that was changed in place, with the record as its new history."""
     base = x._base
-    leaf = x if base is None else base
-    if leaf._grad_fn is None and leaf._requires_grad:
+    check_rebase(x)
+    if base is not None and base._grad_fn is None and base._requires_grad:
+        raise RuntimeError(
+            "a view of a leaf Variable that requires grad is being used in an in-place operation."
+        )
+    if x._grad_fn is None and x._requires_grad:
         raise RuntimeError(
             "a leaf Variable that requires grad has been used in an in-place operation."
-            if base is None
-            else "a view of a leaf Variable that requires grad is being used in an in-place operation."
         )
     if base is None:
         return _with_record(node, number, x)

@@ -36,7 +36,7 @@ from tracegrad.tensor import Tensor, is_lifted, mark_made, version_of
 _MORE = "For more details, please see https://pytorch.org/docs/main/notes/extending.func.html"
 
 
-def apply_at_levels(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def apply_at_levels(function: Any, args: tuple[Any, ...]) -> Any:
     """`apply_plain` while there are levels.
 
     At the innermost level that an argument belongs to, the operation is that of the tensors below, at the levels
@@ -53,6 +53,8 @@ def apply_at_levels(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
             "In order to use an autograd.Function with functorch transforms (vmap, grad, jvp, jacrev, ...), it "
             f"must override the setup_context staticmethod. {_MORE}"
         )
+    if any(isinstance(level, BatchLevel) for level in state.levels):
+        _check_vmap(function)
     level = _innermost(args)
     number = 0 if level is None else level.number
     previous = state.levels
@@ -70,7 +72,7 @@ def apply_at_levels(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
             returned = _of_below(level, function, args)
         with no_grad():
             if level is None:
-                returned = run_forward(function, node, args, kwargs)
+                returned = run_forward(function, node, args)
             else:
                 function.setup_context(node.ctx, args, returned)
         constant = node.ctx.non_differentiable or ()
@@ -85,6 +87,23 @@ def apply_at_levels(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         if isinstance(result, Tensor):
             mark_made(result)
     return results if isinstance(returned, tuple) else results[0]
+
+
+def _check_vmap(function: Any) -> None:
+    """Raise torch's error for a definition that ``vmap`` cannot use, be there stacks among the arguments or not."""
+    name = function.__name__
+    generated, written = function.generate_vmap_rule, function.overrides("vmap")
+    if generated and written:
+        raise RuntimeError(
+            f"You tried to vmap over {name}, but it has both generate_vmap_rule=True and an overridden vmap "
+            "staticmethod. Please set generate_vmap_rule=False or delete the overridden vmap staticmethod to avoid "
+            f"ambiguity. {_MORE}"
+        )
+    if not (generated or written):
+        raise RuntimeError(
+            f"You tried to vmap over {name}, but it does not have vmap support. Please override and implement the "
+            f"vmap staticmethod or set generate_vmap_rule=True. {_MORE}"
+        )
 
 
 def _innermost(args: Sequence[Any]) -> LiftingLevel | None:
@@ -131,13 +150,6 @@ def _same(x: Tensor, physical: Sequence[Any], args: Sequence[Any]) -> Tensor | N
 
 def _of_examples(level: BatchLevel, function: Any, args: Sequence[Any]) -> Any:
     """The outputs for all examples of a stack, by the user's ``vmap`` or by a generated one."""
-    name = function.__name__
-    if function.generate_vmap_rule and function.overrides("vmap"):
-        raise RuntimeError(
-            f"You tried to vmap over {name}, but it has both generate_vmap_rule=True and an overridden vmap "
-            "staticmethod. Please set generate_vmap_rule=False or delete the overridden vmap staticmethod to avoid "
-            f"ambiguity. {_MORE}"
-        )
     physical, batched = _lowered(level, args)
     if True not in batched:
         return _of_below(level, function, args)
@@ -148,11 +160,6 @@ def _of_examples(level: BatchLevel, function: Any, args: Sequence[Any]) -> Any:
         flags: Any = stacked.out_batched
         dims: Any = [0 if flag else None for flag in flags]
         outputs, spec = pytree.flatten(returned)
-    elif not function.overrides("vmap"):
-        raise RuntimeError(
-            f"You tried to vmap over {name}, but it does not have vmap support. Please override and implement the "
-            f"vmap staticmethod or set generate_vmap_rule=True. {_MORE}"
-        )
     else:
         info = VmapInfo(level.size, level.randomness)
         with Below(level):
@@ -305,7 +312,7 @@ class Stacked(Definition):
 
     def apply(self, *args: Any) -> Any:
         """As ``Function.apply``, of stacks."""
-        return (apply_at_levels if state.levels else apply_plain)(self, args, {})
+        return (apply_at_levels if state.levels else apply_plain)(self, args)
 
     def pullback(self) -> Callable[..., Any]:  # type: ignore[override]
         return self.backward

@@ -6,6 +6,7 @@ A :class:`FunctionNode` is the record that ``apply`` leaves; what it keeps for t
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -86,6 +87,14 @@ class FunctionCtx:
             return self.to_save
         node = self._node()
         return () if node is None else node.recalled()
+
+    @property
+    def saved_variables(self) -> tuple[Tensor | None, ...]:
+        """An older name of `saved_tensors`."""
+        warnings.warn(
+            "'saved_variables' is deprecated; use 'saved_tensors'", DeprecationWarning, stacklevel=2
+        )
+        return self.saved_tensors
 
     def mark_dirty(self, *args: Tensor) -> None:
         """These inputs were changed in place and are returned."""
@@ -208,8 +217,9 @@ class FunctionNode(Node):
         if isinstance(tensor, PackedTensor):
             return tensor.restore(None if number is None else self)
         if version_of(tensor) != version:
+            source = tensor._grad_fn if number is None else self
             raise modified_error(
-                tensor._data, tensor._grad_fn, tensor._version_counter(), version, self
+                tensor._data, source, tensor._version_counter(), version, self, number or 0
             )
         if number is None:
             return tensor
@@ -302,7 +312,10 @@ def _repack(
 
 def _renewed(x: Any) -> bool:
     """Whether it is a tensor that requires grad; a view's history is brought up to date."""
-    return isinstance(x, Tensor) and x.requires_grad
+    if not isinstance(x, Tensor):
+        return False
+    x._renew()
+    return x.requires_grad
 
 
 def _alias(x: Tensor) -> Tensor:

@@ -190,7 +190,9 @@ def take(input: Tensor, index: Tensor) -> Tensor:
         )
     if not input._data.size and index._data.size:
         raise IndexError("take(): tried to take from an empty tensor")
-    return indexing.getitem(reshape(input, input._data.size), index)
+    # A 0-d index by itself would select: a view.
+    picked = indexing.getitem(reshape(input, input._data.size), reshape(index, -1))
+    return reshape(picked, index._data.shape)
 
 
 @composite("PutBackward0")

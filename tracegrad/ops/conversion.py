@@ -23,6 +23,7 @@ from tracegrad.ir.types import (
     uint8,
 )
 from tracegrad.memory_format import check_format, contiguous_format, suggested_format
+from tracegrad.node import Node
 from tracegrad.ops.arguments import as_tensor_operand, resolve_dtype, to_dtype
 from tracegrad.ops.elementwise import clone
 from tracegrad.ops.shaping import contiguous, expand
@@ -202,10 +203,21 @@ def detach_(self: Tensor) -> Tensor:
         )
     if state.trace is not None:
         state.trace.changed_flags(self)
+    if self._grad_fn is not None:
+        _keep_hooks(self, self._grad_fn)
     self._grad_fn = None
     self._requires_grad = False
     self._tangents = None
     return self
+
+
+def _keep_hooks(x: Tensor, node: Node) -> None:
+    """A result is about to become a leaf: it keeps the hooks on its gradient, and records that saved it notice."""
+    x._version_counter()
+    x._detached = True
+    hooks = None if node.hooks is None else node.hooks.tensor.get(x._output_nr)
+    if hooks:
+        x._hooks_made().tensor[0] = hooks
 
 
 def set_default_dtype(d: DType) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from tracegrad.dispatch import apply, composite, record, shown_as
 from tracegrad.grad_mode import by_value, state
 from tracegrad.inplace import (
+    before_writing,
     bump_version,
     check_captured,
     check_in_place,
@@ -33,7 +34,7 @@ from tracegrad.ops.striding import at_position
 from tracegrad.ops.striding import diagonal as _diagonal
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, is_lifted, make_tensor, new_tensor
-from tracegrad.views import apply_view, check_rebase, disowned
+from tracegrad.views import apply_view, check_rebase
 
 _slice = registered("slice")
 _reshape = registered("reshape")
@@ -358,12 +359,12 @@ def _setitem(input: Tensor, key: Any, value: Any) -> None:
     ):
         # A mask over everything with one value needs no positions.
         check_in_place(input)
-        filled = ew.where(key, reshape(source, ()), input)
+        filled = ew.where(key, reshape(source, ()), before_writing(input))
         store(input, shown_as(filled, "IndexPutBackward0", input, source))
         return
     index = parse_index(input, key)
     if index.covers(input):
-        if source._data.ndim:
+        if source._data.ndim or not input._data.ndim:
             copy_(input, _fit(source, input._data.shape))
         else:
             fill_(input, source)
@@ -373,25 +374,24 @@ def _setitem(input: Tensor, key: Any, value: Any) -> None:
         if part is not input:
             check_in_place(shown_as(part, _name_of(key), input))  # The error names the part.
     check_in_place(input, part=not index.advanced)
+    before = before_writing(input)
     if index.advanced:
         _check_value(input, index, value)
-        store(
-            input,
-            shown_as(_with_elements(input, index, source), "IndexPutBackward0", input, source),
-        )
+        replaced = _with_elements(before, index, source)
+        store(input, shown_as(replaced, "IndexPutBackward0", input, source))
         return
     part = _fit(source, index.shape)
     if not by_value():
         check_rebase(input)
         whole = new_tensor(input._data)
         boxed = part if part._data.shape == index.sizes else reshape(part, index.sizes)
-        record(_update, (input, boxed), _box(index), whole)
+        record(_update, (before, boxed), _box(index), whole)
         if state.anomaly and whole._grad_fn is not None:
             keep_traceback(whole._grad_fn)
         _write(input, key, index, source)
         set_history(input, shown_as(whole, "CopySlices", input, source))
     else:
-        store(input, shown_as(_place(input, index, part), "CopySlices", input, source))
+        store(input, shown_as(_place(before, index, part), "CopySlices", input, source))
 
 
 def _check_value(x: Tensor, index: Index, value: Any) -> None:
@@ -497,8 +497,7 @@ def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
     index = parse_index(input, tuple(indices))
     _check_value(input, index, values)
     source = to_dtype(values, input.dtype)
-    out = _with_elements(input, index, source, _index_add if accumulate else _index_copy)
-    return disowned(out)
+    return _with_elements(input, index, source, _index_add if accumulate else _index_copy)
 
 
 @reported("aten::index_fill")

@@ -14,6 +14,7 @@ from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import canonical_dim
 from tracegrad.ops.reduction import sum as _sum
 from tracegrad.ops.shaping import expand, permute, reshape, roll, unsqueeze
+from tracegrad.ownership import disowned
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor, make_tensor
 
@@ -70,8 +71,7 @@ def _batched(x: Tensor, y: Tensor) -> Tensor:
         flat = reshape(a, -1, a._data.shape[-1]) if a._data.size else None
         if flat is not None:
             product = apply(_matmul, (flat, b))
-            result = reshape(product, (*a._data.shape[:-1], b._data.shape[1]))
-            shown_as(result, "UnsafeViewBackward0", product)
+            result = _unsafe_view(product, (*a._data.shape[:-1], b._data.shape[1]))
         else:
             result = apply(_matmul, (a, b))
     else:
@@ -82,15 +82,20 @@ def _batched(x: Tensor, y: Tensor) -> Tensor:
     if y._data.ndim == 1:
         shape = shape[:-1]
     if shape != result._data.shape:
-        result = shown_as(reshape(result, shape), "UnsafeViewBackward0", result)
+        result = _unsafe_view(result, shape)
     return result
+
+
+def _unsafe_view(product: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A result in another shape, and no view of it: nobody else has it."""
+    return disowned(shown_as(reshape(product, shape), "UnsafeViewBackward0", product))
 
 
 def _vector_matrix(x: Tensor, y: Tensor) -> Tensor:
     n = y._data.shape[1]
     _check_dtypes(x, y)
     product = apply(_matmul, (unsqueeze(x, 0), y))
-    return shown_as(reshape(product, n), "SqueezeBackward4", product)
+    return disowned(shown_as(reshape(product, n), "SqueezeBackward4", product))
 
 
 @composite("MvBackward0")
@@ -325,4 +330,4 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
     n = other._data.ndim
     flat = reshape(other, -1, other._data.shape[-1])
     product = matmul(input, permute(flat, 1, 0))
-    return reshape(product, (*input._data.shape[:-1], *other._data.shape[: n - 1]))
+    return disowned(reshape(product, (*input._data.shape[:-1], *other._data.shape[: n - 1])))
