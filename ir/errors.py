@@ -31,3 +31,7 @@ class NoDerivativeError(IRError):
 
 class NoBatchingRuleError(IRError):
     """An op has no batching rule."""
+
+
+class LinAlgError(RuntimeError):
+    """A matrix is singular, or not positive-definite, where it must not be; ``torch.linalg.LinAlgError``."""

@@ -23,6 +23,9 @@ WITHOUT_SAMPLES = {
     "input": "a value that is given, not computed",
     "const": "a value that is given, not computed",
 }
+FACTORIZATIONS = (
+    "cholesky inverse solve solve_triangular cofactors det slogdet eigh eigvalsh svd svdvals qr pinv matrix_exp"
+).split()
 NOT_DIFFERENTIABLE = {
     "input": "has no operands",
     "const": "has no operands",
@@ -67,6 +70,7 @@ INTERPRETED = {
     "strided_update": "only follows as_strided",
     "argsort": "sorting is a program of its own",
     "searchsorted": "takes as many turns as the sequence needs",
+    **dict.fromkeys(FACTORIZATIONS, "LAPACK does it"),
     "scatter_fold": "rare, and each element needs what the ones before have made",
 }
 

@@ -26,6 +26,8 @@ from tracegrad.ir.types import type_of
 
 DIFFERENTIABLE = [op for op in all_ops() if op.differentiable and op.samples is not None]
 STEP = 1e-6
+SYMMETRIC = frozenset({"cholesky", "eigh", "eigvalsh"})
+"""Ops that are defined for symmetric matrices only."""
 
 
 def float64_samples(op: Op, rng: np.random.Generator) -> Iterator[Sample]:
@@ -66,6 +68,8 @@ class Case:
         self.primal.outputs = [self.out]
         self.wrt = [self.operands[i] for i in self.active]
         self.directions = [rng.uniform(-1, 1, x.shape) for x in self.wrt]
+        if op.name in SYMMETRIC:
+            self.directions = [x + x.mT for x in self.directions]
         self.ct_value = rng.uniform(-1, 1, self.out.shape)
 
     def inputs(self, step: float = 0.0, ct: np.ndarray | None = None) -> list[np.ndarray]:
