@@ -24,7 +24,8 @@ WITHOUT_SAMPLES = {
     "const": "a value that is given, not computed",
 }
 FACTORIZATIONS = (
-    "cholesky inverse solve solve_triangular cofactors det slogdet eigh eigvalsh svd svdvals qr pinv matrix_exp"
+    "cholesky inverse solve solve_triangular cofactors det slogdet eigh eigvalsh svd svdvals qr pinv matrix_exp "
+    "orthogonal_complement"
 ).split()
 NOT_DIFFERENTIABLE = {
     "input": "has no operands",
@@ -53,6 +54,7 @@ NOT_DIFFERENTIABLE = {
     "lcm": "takes integers",
     "argsort": "makes integers",
     "searchsorted": "makes integers",
+    "orthogonal_complement": "is not unique",
     "running_max": "finds positions, at which elements are gathered",
     "running_min": "finds positions, at which elements are gathered",
 }

@@ -132,7 +132,7 @@ from tracegrad.size import Size
 from tracegrad.tensor import Tensor
 
 if TYPE_CHECKING:
-    from tracegrad import cuda, func, interop, nn, optim, profiler, special, utils
+    from tracegrad import cuda, func, interop, linalg, nn, optim, profiler, special, utils
     from tracegrad.compiler import compile
     from tracegrad.func import vmap
     from tracegrad.nn.adaptive_pooling_functions import adaptive_avg_pool1d, adaptive_max_pool1d
@@ -172,11 +172,21 @@ _functions = {
         _methods.SHAPING,
         _methods.STRIDING,
         _methods.LINALG,
+        _methods.FACTORIZATION,
         _methods.INDEXING,
         _methods.ORDERING,
         _methods.SCATTERING,
         _methods.COUNTING,
-        ("detach", "numel", "is_floating_point", "is_complex", "rsub", "resize_as_", "as_strided_"),
+        (
+            "detach",
+            "norm",
+            "numel",
+            "is_floating_point",
+            "is_complex",
+            "rsub",
+            "resize_as_",
+            "as_strided_",
+        ),
         [name + "_" for name in _methods.IN_PLACE_FUNCTIONS],
     )
     for name in names
@@ -189,6 +199,7 @@ _LATE_MODULES = (
     "cuda",
     "func",
     "interop",
+    "linalg",
     "nn",
     "optim",
     "profiler",

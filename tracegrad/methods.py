@@ -22,9 +22,11 @@ from tracegrad.ops import (
     counting,
     creation,
     distances,
+    factorization,
     in_place_views,
     indexing,
     linalg,
+    norms,
     numeric,
     ordering,
     rare_creation,
@@ -153,7 +155,7 @@ NUMERIC = (
 ).split()
 REDUCTIONS = (
     "sum mean nansum amax amin argmax argmin max min any all count_nonzero cumsum var std logsumexp softmax "
-    "log_softmax norm allclose equal nanmean aminmax"
+    "log_softmax allclose equal nanmean aminmax"
 ).split()
 ARRANGEMENT = "diag_embed diagflat rot90 fliplr flipud repeat_interleave take put".split()
 SCANNING = "prod cumprod logcumsumexp diff".split()
@@ -172,6 +174,9 @@ IN_PLACE_VIEWS = (
     "squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_ as_strided_ resize_ resize_as_ set_ fill_diagonal_"
 ).split()
 LINALG = "matmul mm bmm mv dot vdot addmm addbmm addmv addr baddbmm outer ger inner cross".split()
+FACTORIZATION = (
+    "cholesky cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power pinverse qr slogdet svd"
+).split()
 INDEXING = (
     "gather index_put index_fill index_copy masked_scatter "
     "index_select take_along_dim index_add nonzero masked_select tril triu diag "
@@ -222,6 +227,7 @@ def attach() -> None:
         (STRIDING, striding),
         (IN_PLACE_VIEWS, in_place_views),
         (LINALG, linalg),
+        (FACTORIZATION, factorization),
         (INDEXING, indexing),
         (ORDERING, ordering),
         (SCATTERING, scattering),
@@ -267,6 +273,7 @@ def attach() -> None:
         "half": conversion.half,
         "bfloat16": conversion.bfloat16,
         "sum_to_size": reduction.sum_to_size,
+        "norm": norms.norm_of,
         "polygamma": special.polygamma_of,
         "polygamma_": special.polygamma_,
         "float_power_": numeric.float_power_,

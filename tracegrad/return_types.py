@@ -58,3 +58,22 @@ class histogram(_Histogram):  # noqa: N801
 
     __slots__ = ()
     __repr__ = _shown
+
+
+def _of_tensors(name: str, *fields: str) -> Any:
+    """A named tuple of tensors."""
+    members = {"__slots__": (), "__repr__": _shown, "__module__": __name__}
+    return type(name, (NamedTuple(name, [(field, Tensor) for field in fields]),), members)  # type: ignore[misc]
+
+
+linalg_cholesky_ex = _of_tensors("linalg_cholesky_ex", "L", "info")
+linalg_eigh = _of_tensors("linalg_eigh", "eigenvalues", "eigenvectors")
+linalg_inv_ex = _of_tensors("linalg_inv_ex", "inverse", "info")
+linalg_lstsq = _of_tensors("linalg_lstsq", "solution", "residuals", "rank", "singular_values")
+linalg_qr = _of_tensors("linalg_qr", "Q", "R")
+linalg_slogdet = _of_tensors("linalg_slogdet", "sign", "logabsdet")
+linalg_solve_ex = _of_tensors("linalg_solve_ex", "result", "info")
+linalg_svd = _of_tensors("linalg_svd", "U", "S", "Vh")
+qr = _of_tensors("qr", "Q", "R")
+slogdet = _of_tensors("slogdet", "sign", "logabsdet")
+svd = _of_tensors("svd", "U", "S", "V")

@@ -2,10 +2,10 @@
 
 An op has one result, so those that have several factors lay them on top of each other: ``eigh`` the eigenvalues as a
 row above the eigenvectors, ``svd`` the rows of U, a row of singular values, and the rows of V, ``qr`` the rows of Q and
-those of R transposed. All are interpreted. Rules are those of Giles (2008), "An extended collection of matrix derivative
-results for forward and reverse mode algorithmic differentiation", of Walter and Lehmann (2013), "Algorithmic
-differentiation of linear algebra functions", for QR, and of Golub and Pereyra (1973) for the pseudoinverse; written
-with the ops themselves, so that they are differentiable again.
+those of R transposed. All are interpreted. Rules are those of Giles (2008), "An extended collection of matrix
+derivative results for forward and reverse mode algorithmic differentiation", of Walter and Lehmann (2013),
+"Algorithmic differentiation of linear algebra functions", for QR, and of Golub and Pereyra (1973) for the
+pseudoinverse; written with the ops themselves, so that they are differentiable again.
 """
 
 from __future__ import annotations
@@ -144,6 +144,12 @@ def _any_matrix(rng: np.random.Generator) -> Iterator[Sample]:
     for dtype in FLOATS:
         for shape in ((3, 3), (4, 2), (2, 4), (2, 4, 3)):
             yield Sample((_matrices(rng, shape, dtype),), {})
+
+
+def _tall(rng: np.random.Generator) -> Iterator[Sample]:
+    for dtype in FLOATS:
+        for shape in ((3, 2), (2, 4, 1)):
+            yield Sample((np.linalg.qr(_matrices(rng, shape, dtype))[0],), {})
 
 
 def _systems(rng: np.random.Generator) -> Iterator[Sample]:
@@ -744,6 +750,16 @@ qr: Op = primitive(
     jvp=_qr_jvp,
     batch=shifted(),
     samples=_any_matrix,
+)
+
+
+# Further columns that make orthonormal ones a square matrix. Which they are is open, so there is no derivative.
+orthogonal_complement: Op = primitive(
+    "orthogonal_complement",
+    eval=lambda x: np.linalg.qr(x, mode="complete")[0][..., x.shape[-1] :],
+    type_rule=lambda x: TensorType(x.dtype, (*x.shape[:-1], x.shape[-2] - x.shape[-1])),
+    batch=shifted(),
+    samples=_tall,
 )
 
 

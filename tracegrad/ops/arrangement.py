@@ -379,6 +379,22 @@ def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
 
 
 @reported("aten::vander")
+def linalg_vander(x: Tensor, N: int | None = None) -> Tensor:  # noqa: N803 (torch's name)
+    """The powers 0 to N - 1 of the elements, along a new last dimension, as ``torch.linalg.vander``.
+
+    Raises:
+        RuntimeError: N is less than 2.
+    """
+    shape = x._data.shape
+    count = (shape[-1] if shape else 0) if N is None else N
+    if count <= 1:
+        raise RuntimeError("N must be greater than 1.")
+    dtype = x.dtype if x.is_floating_point() else int64
+    values = expand(unsqueeze(to_dtype(x, dtype), -1), (*shape, count - 1))
+    ones = make_tensor(np.ones((*shape, 1), dtype.np), None)
+    return cat([ones, scanning.cumprod(values, -1)], -1)
+
+
 def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:  # noqa: N803 (torch's name)
     """The Vandermonde matrix of a vector: its powers as columns, falling unless they are to be `increasing`.
 

@@ -309,6 +309,17 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     return linalg_cross(input, other, dim=dim)
 
 
+def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
+    """The inner products of vectors along `dim`, as ``torch.linalg.vecdot``."""
+    for operand in (x, y):
+        if operand._data.dtype.kind != "f":
+            raise RuntimeError(
+                "linalg.vecdot: Expected a floating point or complex tensor as input. Got "
+                f"{operand.dtype.legacy_name}"
+            )
+    return dot(x, y) if x._data.ndim == y._data.ndim == 1 else _sum(ew.mul(x, y), dim)
+
+
 @reported("aten::outer")
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """All products of elements of two vectors."""

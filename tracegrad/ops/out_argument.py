@@ -120,6 +120,12 @@ _RULES = (
         "scatter_reduce index_reduce isin",
     ),
     (CASTING, "var std logsumexp normal diff kron addr"),
+    (
+        CASTING,
+        "cholesky cholesky_ex cholesky_inverse cholesky_solve cond det eigh eigvalsh inv inv_ex inverse logdet "
+        "matrix_norm matrix_power matrix_rank multi_dot pinv pinverse qr slogdet solve solve_ex solve_triangular svd "
+        "svdvals tensorinv tensorsolve vecdot vector_norm",
+    ),
     (NARROWED, "narrow_copy"),
     (EXTREMUM, "amax amin aminmax"),
     (

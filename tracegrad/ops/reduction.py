@@ -421,7 +421,7 @@ def _norm_of_number(p: Any) -> float:
     if p == "fro" or p is None:
         return 2.0
     if isinstance(p, str):
-        raise RuntimeError(f"norm of order {p!r} is not supported; use linalg.svd")
+        raise RuntimeError(f"linalg.vector_norm: order {p!r} is not supported")
     return float(p)
 
 
@@ -439,7 +439,9 @@ def norm(
     if order == -math.inf:
         return amin(ew.abs(x), axes, keepdim)
     if order == 0:
-        return sum(to_dtype(ew.ne(x, 0), x.dtype), axes, keepdim)
+        # It is a constant, but one that depends on x, as in torch.
+        nowhere = ew.lt(ew.abs(x), 0)
+        return sum(ew.where(nowhere, x, to_dtype(ew.ne(x, 0), x.dtype)), axes, keepdim)
     if order == 1:
         return sum(ew.abs(x), axes, keepdim)
     powers = ew.square(x) if order == 2 else ew.pow(ew.abs(x), order)
