@@ -8,11 +8,12 @@ beyond these (``lu``, ``ldl_factor``, ``householder_product``) is not there.
 from __future__ import annotations
 
 from tracegrad.ir.errors import LinAlgError
+from tracegrad.ops import factorization as _factorization
+from tracegrad.ops import linalg as _products
 from tracegrad.ops.arrangement import linalg_vander as vander
 from tracegrad.ops.contraction import multi_dot
 from tracegrad.ops.factorization import (
     cholesky_ex,
-    det,
     eig,
     eigh,
     eigvals,
@@ -20,8 +21,6 @@ from tracegrad.ops.factorization import (
     inv,
     inv_ex,
     lstsq,
-    matrix_exp,
-    matrix_power,
     matrix_rank,
     pinv,
     solve,
@@ -36,13 +35,21 @@ from tracegrad.ops.factorization import linalg_qr as qr
 from tracegrad.ops.factorization import linalg_slogdet as slogdet
 from tracegrad.ops.factorization import linalg_svd as svd
 from tracegrad.ops.linalg import linalg_cross as cross
-from tracegrad.ops.linalg import matmul, vecdot
+from tracegrad.ops.linalg import vecdot
 from tracegrad.ops.norms import cond, matrix_norm, norm, vector_norm
 from tracegrad.ops.out_argument import give_out
 from tracegrad.ops.striding import diagonal as _diagonal
+from tracegrad.reporting import reported as _reported
 from tracegrad.tensor import Tensor
 
+# In a profile they have the names of torch.linalg.
+det = _reported("aten::linalg_det")(_factorization.det)
+matrix_exp = _reported("aten::linalg_matrix_exp")(_factorization.matrix_exp)
+matrix_power = _reported("aten::linalg_matrix_power")(_factorization.matrix_power)
+matmul = _reported("aten::linalg_matmul")(_products.matmul)
 
+
+@_reported("aten::linalg_diagonal")
 def diagonal(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
     """A view of the diagonals of matrices."""
     return _diagonal(A, offset, dim1, dim2)

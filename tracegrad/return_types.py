@@ -60,20 +60,137 @@ class histogram(_Histogram):  # noqa: N801
     __repr__ = _shown
 
 
-def _of_tensors(name: str, *fields: str) -> Any:
-    """A named tuple of tensors."""
-    members = {"__slots__": (), "__repr__": _shown, "__module__": __name__}
-    return type(name, (NamedTuple(name, [(field, Tensor) for field in fields]),), members)  # type: ignore[misc]
+class _LinalgCholeskyEx(NamedTuple):
+    L: Tensor
+    info: Tensor
 
 
-linalg_cholesky_ex = _of_tensors("linalg_cholesky_ex", "L", "info")
-linalg_eigh = _of_tensors("linalg_eigh", "eigenvalues", "eigenvectors")
-linalg_inv_ex = _of_tensors("linalg_inv_ex", "inverse", "info")
-linalg_lstsq = _of_tensors("linalg_lstsq", "solution", "residuals", "rank", "singular_values")
-linalg_qr = _of_tensors("linalg_qr", "Q", "R")
-linalg_slogdet = _of_tensors("linalg_slogdet", "sign", "logabsdet")
-linalg_solve_ex = _of_tensors("linalg_solve_ex", "result", "info")
-linalg_svd = _of_tensors("linalg_svd", "U", "S", "Vh")
-qr = _of_tensors("qr", "Q", "R")
-slogdet = _of_tensors("slogdet", "sign", "logabsdet")
-svd = _of_tensors("svd", "U", "S", "V")
+class linalg_cholesky_ex(_LinalgCholeskyEx):  # noqa: N801
+    """A triangular factor, and 0 or the first leading minor that is not positive."""
+
+    __slots__ = ()
+    __repr__ = _shown
+
+
+class _LinalgEigh(NamedTuple):
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+
+class linalg_eigh(_LinalgEigh):  # noqa: N801
+    """Of symmetric matrices."""
+
+    __slots__ = ()
+    __repr__ = _shown
+
+
+class _LinalgInvEx(NamedTuple):
+    inverse: Tensor
+    info: Tensor
+
+
+class linalg_inv_ex(_LinalgInvEx):  # noqa: N801
+    """An inverse, and 0 or which pivot is zero."""
+
+    __slots__ = ()
+    __repr__ = _shown
+
+
+class _LinalgLstsq(NamedTuple):
+    solution: Tensor
+    residuals: Tensor
+    rank: Tensor
+    singular_values: Tensor
+
+
+class linalg_lstsq(_LinalgLstsq):  # noqa: N801
+    """A least-squares solution, and what else is known of the system."""
+
+    __slots__ = ()
+    __repr__ = _shown
+
+
+class _LinalgQr(NamedTuple):
+    Q: Tensor
+    R: Tensor
+
+
+class linalg_qr(_LinalgQr):  # noqa: N801
+    """An orthonormal and an upper triangular factor."""
+
+    __slots__ = ()
+    __repr__ = _shown
+
+
+class _LinalgSlogdet(NamedTuple):
+    sign: Tensor
+    logabsdet: Tensor
+
+
+class linalg_slogdet(_LinalgSlogdet):  # noqa: N801
+    """Of a determinant."""
+
+    __slots__ = ()
+    __repr__ = _shown
+
+
+class _LinalgSolveEx(NamedTuple):
+    result: Tensor
+    info: Tensor
+
+
+class linalg_solve_ex(_LinalgSolveEx):  # noqa: N801
+    """A solution, and 0 or which pivot is zero."""
+
+    __slots__ = ()
+    __repr__ = _shown
+
+
+class _LinalgSvd(NamedTuple):
+    U: Tensor
+    S: Tensor
+    Vh: Tensor
+
+
+class linalg_svd(_LinalgSvd):  # noqa: N801
+    """The singular value decomposition, its last factor transposed."""
+
+    __slots__ = ()
+    __repr__ = _shown
+
+
+class _Qr(NamedTuple):
+    Q: Tensor
+    R: Tensor
+
+
+class qr(_Qr):  # noqa: N801
+    """An orthonormal and an upper triangular factor."""
+
+    __slots__ = ()
+    __repr__ = _shown
+
+
+class _Slogdet(NamedTuple):
+    sign: Tensor
+    logabsdet: Tensor
+
+
+class slogdet(_Slogdet):  # noqa: N801
+    """Of a determinant."""
+
+    __slots__ = ()
+    __repr__ = _shown
+
+
+class _Svd(NamedTuple):
+    U: Tensor
+    S: Tensor
+    V: Tensor
+
+
+class svd(_Svd):  # noqa: N801
+    """The singular value decomposition."""
+
+    __slots__ = ()
+    __repr__ = _shown

@@ -21,6 +21,8 @@ _BATCHED = (
 _NO_DERIVATIVE = "torch has none"
 _PIECES = "torch writes the pieces into new memory; tracegrad joins them"
 RECORDS_THAT_DIFFER = {
+    "norm(f2x4,'nuc')": "torch's singular values are the second output of a record",
+    "norm(f2x3x4,'nuc',(0,2),True)": "torch permutes the result",
     "div(f2x3,0.7,rounding_mode='floor')": "torch shows a missing edge for the number",
     "div(f2x3,0.7,rounding_mode='trunc')": "torch shows a missing edge for the number",
     "div(f2x3,0.7,rounding_mode=None)": "torch calls it DivBackward2 if rounding_mode is given, even as None",
@@ -49,6 +51,17 @@ RECORDS_THAT_DIFFER = {
 _TWO_RECORDS = "torch has one record of two results; here each has its own"
 _INNER = "torch takes the neighbours and ends by other functions inside"
 FUNCTIONS_THAT_DIFFER = {
+    "slogdet": _TWO_RECORDS,
+    "linalg.slogdet": _TWO_RECORDS,
+    "logdet": "torch leads to the second output of a record",
+    "linalg.svdvals": "torch's are the second output of a record",
+    "linalg.matrix_norm": _INNER,
+    "linalg.norm": _INNER,
+    "linalg.cond": _INNER,
+    "linalg.vecdot": _INNER,
+    "linalg.tensorinv": _INNER,
+    "matrix_power": _INNER,
+    "linalg.matrix_power": _INNER,
     "var_mean": _TWO_RECORDS,
     "std_mean": _TWO_RECORDS,
     "aminmax": _TWO_RECORDS,

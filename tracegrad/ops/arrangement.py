@@ -378,7 +378,7 @@ def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
     return tuple(reversed(coordinates))
 
 
-@reported("aten::vander")
+@reported("aten::linalg_vander")
 def linalg_vander(x: Tensor, N: int | None = None) -> Tensor:  # noqa: N803 (torch's name)
     """The powers 0 to N - 1 of the elements, along a new last dimension, as ``torch.linalg.vander``.
 
@@ -395,6 +395,7 @@ def linalg_vander(x: Tensor, N: int | None = None) -> Tensor:  # noqa: N803 (tor
     return cat([ones, scanning.cumprod(values, -1)], -1)
 
 
+@reported("aten::vander")
 def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:  # noqa: N803 (torch's name)
     """The Vandermonde matrix of a vector: its powers as columns, falling unless they are to be `increasing`.
 

@@ -44,6 +44,7 @@ _pinv = registered("pinv")
 _matrix_exp = registered("matrix_exp")
 _slice = registered("slice")
 _copy = registered("copy")
+_reshape = registered("reshape")
 
 
 def check_matrix(x: Any, name: str, which: str = "A") -> None:
@@ -83,19 +84,28 @@ def _turned(x: Tensor) -> Tensor:
     return transpose(x, -2, -1)
 
 
-def _part(packed: Tensor, axis: int, begin: int, end: int) -> Tensor:
-    """Some rows, columns or elements of what an op has packed together, in memory of their own."""
-    shape = packed._data.shape
-    axis %= len(shape)
-    start = tuple(begin if d == axis else 0 for d in range(len(shape)))
-    limit = tuple(end if d == axis else n for d, n in enumerate(shape))
-    box = {"start": start, "limit": limit, "stride": (1,) * len(shape)}
-    return apply(_copy, (apply(_slice, (packed,), box),))
+def _part(
+    packed: Tensor, axis: int, begin: int, end: int, shape: tuple[int, ...] | None = None
+) -> Tensor:
+    """Some rows, columns or elements of what an op has packed together, in memory of their own.
+
+    Args:
+        shape: of the result, if it has fewer dimensions.
+    """
+    extents = packed._data.shape
+    axis %= len(extents)
+    start = tuple(begin if d == axis else 0 for d in range(len(extents)))
+    limit = tuple(end if d == axis else n for d, n in enumerate(extents))
+    part = apply(_slice, (packed,), {"start": start, "limit": limit, "stride": (1,) * len(extents)})
+    if shape is not None:
+        part = apply(_reshape, (part,), {"shape": shape})
+    return apply(_copy, (part,))
 
 
 # Inverses and solutions.
 
 
+@reported("aten::linalg_inv")
 def inv(A: Tensor) -> Tensor:
     """The inverse of square matrices [..., n, n].
 
@@ -107,6 +117,7 @@ def inv(A: Tensor) -> Tensor:
     return shown_as(apply(_inverse, (A,)), "LinalgInvExBackward0", A)
 
 
+@reported("aten::inverse")
 def inverse(input: Tensor) -> Tensor:
     """`inv`, as ``torch.inverse``."""
     return inv(input)
@@ -134,9 +145,9 @@ def _attempt(
     x = operands[0]
     try:
         result = apply(op, operands)
-    except LinAlgError:
+    except LinAlgError as error:
         if check:
-            raise
+            raise LinAlgError(str(error).replace(":", "_ex:", 1)) from None
     else:
         return result, zeros(matrices._data.shape[:-2], dtype=int32)
     info = _infos(matrices, find)
@@ -146,6 +157,7 @@ def _attempt(
     return ew.where(failed, math.nan, result), make_tensor(info, info)
 
 
+@reported("aten::linalg_inv_ex")
 def inv_ex(A: Tensor, *, check_errors: bool = False) -> return_types.linalg_inv_ex:
     """The inverse, and for each matrix 0, or which of its pivots is zero; NaN instead of an error."""
     _check_square_floats(A, "linalg.inv_ex" if check_errors else "linalg.inv")
@@ -188,6 +200,7 @@ def _solution(op: Op, x: Tensor, y: Tensor, left: bool, attrs: dict[str, Any]) -
     return apply(op, (x, y), attrs) if left else _turned(apply(op, (_turned(x), _turned(y)), attrs))
 
 
+@reported("aten::linalg_solve")
 def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     """The X with ``A X = B`` (or ``X A = B``) for square matrices A; B may be a vector, or a batch of them.
 
@@ -200,6 +213,7 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     return shown_as(squeeze(result, -1) if is_vector else result, "LinalgSolveExBackward0", A, B)
 
 
+@reported("aten::linalg_solve_ex")
 def solve_ex(
     A: Tensor,
     B: Tensor,
@@ -217,6 +231,7 @@ def solve_ex(
     return return_types.linalg_solve_ex(shown_as(result, "LinalgSolveExBackward0", A, B), info)
 
 
+@reported("aten::linalg_solve_triangular")
 def solve_triangular(
     A: Tensor,
     B: Tensor,
@@ -232,6 +247,7 @@ def solve_triangular(
     return shown_as(result, "LinalgSolveTriangularBackward0", A, B)
 
 
+@reported("aten::linalg_tensorinv")
 def tensorinv(A: Tensor, ind: int = 2) -> Tensor:
     """The inverse of the linear map that ``tensordot(A, x, ind)`` is."""
     shape = A._data.shape
@@ -246,6 +262,7 @@ def tensorinv(A: Tensor, ind: int = 2) -> Tensor:
     return reshape(inv(reshape(A, rows, columns)), (*shape[ind:], *shape[:ind]))
 
 
+@reported("aten::linalg_tensorsolve")
 def tensorsolve(A: Tensor, B: Tensor, dims: Any = None) -> Tensor:
     """The X with ``tensordot(A, X, X.ndim) = B``."""
     if dims is not None:
@@ -266,6 +283,7 @@ def tensorsolve(A: Tensor, B: Tensor, dims: Any = None) -> Tensor:
 # Determinants.
 
 
+@reported("aten::det")
 def det(A: Tensor) -> Tensor:
     """The determinants of square matrices [..., n, n]: [...]. Differentiable at singular matrices, once."""
     _check_square_floats(A, "linalg.det")
@@ -276,21 +294,24 @@ def _sign_and_logarithm(A: Tensor) -> tuple[Tensor, Tensor]:
     _check_square_floats(A, "linalg.slogdet")
     packed = apply(_slogdet, (A,))
     shape = A._data.shape[:-2]
-    sign, logarithm = (reshape(_part(packed, -1, k, k + 1), shape) for k in range(2))
+    sign, logarithm = (_part(packed, -1, k, k + 1, shape) for k in range(2))
     name = "LinalgSlogdetBackward0"
     return shown_as(sign, name, A), shown_as(logarithm, name, A)
 
 
+@reported("aten::linalg_slogdet")
 def linalg_slogdet(A: Tensor) -> return_types.linalg_slogdet:
     """Sign and logarithm of the magnitude of the determinant; 0 and -inf for a singular matrix."""
     return return_types.linalg_slogdet(*_sign_and_logarithm(A))
 
 
+@reported("aten::slogdet")
 def slogdet(input: Tensor) -> return_types.slogdet:
     """`linalg_slogdet`, as ``torch.slogdet``."""
     return return_types.slogdet(*_sign_and_logarithm(input))
 
 
+@reported("aten::logdet")
 def logdet(input: Tensor) -> Tensor:
     """The logarithm of the determinant; NaN where that is negative."""
     sign, logarithm = _sign_and_logarithm(input)
@@ -300,6 +321,7 @@ def logdet(input: Tensor) -> Tensor:
 # Cholesky.
 
 
+@reported("aten::linalg_cholesky")
 def linalg_cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
     """The triangular L with ``L L^T = A`` of symmetric positive-definite matrices, whose lower triangle is read.
 
@@ -318,6 +340,7 @@ def _factor(A: Tensor, upper: bool, name: str) -> Tensor:
     return shown_as(_turned(result) if upper else result, name, A)
 
 
+@reported("aten::cholesky")
 def cholesky(input: Tensor, upper: bool = False) -> Tensor:
     """`linalg_cholesky`, as ``torch.cholesky``."""
     _check_square_floats(input, "cholesky")
@@ -327,6 +350,7 @@ def cholesky(input: Tensor, upper: bool = False) -> Tensor:
         raise LinAlgError(str(error).removeprefix("linalg.")) from None
 
 
+@reported("aten::linalg_cholesky_ex")
 def cholesky_ex(
     A: Tensor,
     *,
@@ -388,6 +412,7 @@ def _factors_qr(A: Tensor, mode: str, name: str) -> tuple[Tensor, Tensor]:
     return shown_as(q, "LinalgQrBackward0", A), shown_as(r, "LinalgQrBackward0", A)
 
 
+@reported("aten::linalg_qr")
 def linalg_qr(A: Tensor, mode: str = "reduced") -> return_types.linalg_qr:
     """Orthonormal Q and upper triangular R with ``A = Q R``.
 
@@ -398,6 +423,7 @@ def linalg_qr(A: Tensor, mode: str = "reduced") -> return_types.linalg_qr:
     return return_types.linalg_qr(*_factors_qr(A, mode, "linalg.qr"))
 
 
+@reported("aten::qr")
 def qr(input: Tensor, some: bool = True) -> return_types.qr:
     """`linalg_qr`, as ``torch.qr``."""
     return return_types.qr(*_factors_qr(input, "reduced" if some else "complete", "linalg.qr"))
@@ -415,6 +441,7 @@ def _check_symmetric(A: Tensor, UPLO: str) -> Tensor:
     return A if UPLO.upper() == "L" else _turned(A)
 
 
+@reported("aten::linalg_eigh")
 def eigh(A: Tensor, UPLO: str = "L") -> return_types.linalg_eigh:
     """Eigenvalues [..., n], growing, and eigenvectors [..., n, n], as columns, of symmetric matrices.
 
@@ -422,12 +449,13 @@ def eigh(A: Tensor, UPLO: str = "L") -> return_types.linalg_eigh:
     """
     packed = apply(_eigh, (_check_symmetric(A, UPLO),))
     n = A._data.shape[-1]
-    values = reshape(_part(packed, -2, 0, 1), (*A._data.shape[:-2], n))
+    values = _part(packed, -2, 0, 1, (*A._data.shape[:-2], n))
     vectors = _part(packed, -2, 1, n + 1)
     name = "LinalgEighBackward0"
     return return_types.linalg_eigh(shown_as(values, name, A), shown_as(vectors, name, A))
 
 
+@reported("aten::linalg_eigvalsh")
 def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
     """The eigenvalues of symmetric matrices; their derivative is finite everywhere."""
     return shown_as(apply(_eigvalsh, (_check_symmetric(A, UPLO),)), "LinalgEighBackward0", A)
@@ -444,12 +472,13 @@ def _factors_svd(A: Tensor, full: bool) -> tuple[Tensor, Tensor, Tensor]:
     m, n = A._data.shape[-2:]
     packed = apply(_svd, (A,))
     u, v = _part(packed, -2, 0, m), _part(packed, -2, m + 1, m + 1 + n)
-    values = reshape(_part(packed, -2, m, m + 1), (*A._data.shape[:-2], min(m, n)))
+    values = _part(packed, -2, m, m + 1, (*A._data.shape[:-2], min(m, n)))
     if full:
         u, v = _completed(u), _completed(v)
     return u, values, v
 
 
+@reported("aten::linalg_svd")
 def linalg_svd(
     A: Tensor,
     full_matrices: bool = True,
@@ -470,6 +499,7 @@ def linalg_svd(
     return return_types.linalg_svd(shown_as(u, name, A), shown_as(s, name, A), vh)
 
 
+@reported("aten::svd")
 def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> return_types.svd:
     """U, S and V (not transposed), as ``torch.svd``; zeros for U and V without `compute_uv`."""
     u, s, v = _factors_svd(input, not some)
@@ -481,6 +511,7 @@ def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> return_typ
     )
 
 
+@reported("aten::linalg_svdvals")
 def svdvals(A: Tensor, *, driver: str | None = None) -> Tensor:
     """The singular values, falling; their derivative is finite also where they are repeated."""
     _refuse_driver(driver)
@@ -520,6 +551,7 @@ def _column(tolerance: Any) -> Any:
     )
 
 
+@reported("aten::linalg_pinv")
 def pinv(
     A: Tensor,
     rcond: Any = None,
@@ -550,11 +582,13 @@ def pinv(
     return shown_as(apply(_pinv, (A, cutoff)), "LinalgPinvBackward0", A)
 
 
+@reported("aten::pinverse")
 def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
     """`pinv`, as ``torch.pinverse``."""
     return pinv(input, rcond)
 
 
+@reported("aten::linalg_matrix_rank")
 def matrix_rank(
     A: Tensor,
     tol: Any = None,
@@ -579,6 +613,7 @@ def matrix_rank(
 _DRIVERS = ("gels", "gelsy", "gelsd", "gelss")
 
 
+@reported("aten::linalg_lstsq")
 def lstsq(
     A: Tensor,
     B: Tensor,
@@ -635,6 +670,7 @@ def _everywhere(x: Tensor) -> Tensor:
     return make_tensor(np.ones(x._data.shape, bool), None)
 
 
+@reported("aten::matrix_power")
 def matrix_power(input: Tensor, n: int) -> Tensor:
     """The n-th power of square matrices, by repeated squaring; that of the inverse for a negative n.
 
@@ -661,6 +697,7 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
     return result.clone() if n == 1 else result
 
 
+@reported("aten::matrix_exp")
 def matrix_exp(A: Tensor) -> Tensor:
     """The exponential of square matrices, by scaling and squaring."""
     _check_square_floats(A, "linalg.matrix_exp")

@@ -266,6 +266,7 @@ def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any
     return _plus_product(input, outer(vec1, vec2), beta, alpha)
 
 
+@reported("aten::linalg_cross")
 def linalg_cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
     """The cross products of vectors of three elements along `dim`, as ``torch.linalg.cross``.
 
@@ -309,6 +310,7 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     return linalg_cross(input, other, dim=dim)
 
 
+@reported("aten::linalg_vecdot")
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
     """The inner products of vectors along `dim`, as ``torch.linalg.vecdot``."""
     for operand in (x, y):

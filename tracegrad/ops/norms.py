@@ -17,6 +17,7 @@ from tracegrad.ops.factorization import (
     svdvals,
 )
 from tracegrad.ops.shaping import movedim, reshape, unsqueeze
+from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor
 
 
@@ -32,6 +33,7 @@ def _in_dtype(x: Tensor, dtype: Any, name: str) -> Tensor:
     return to_dtype(x, target)
 
 
+@reported("aten::linalg_vector_norm")
 def vector_norm(
     x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Tensor:
@@ -70,6 +72,7 @@ def _matrix_dims(x: Tensor, dim: Any) -> tuple[int, int]:
     return rows, columns
 
 
+@reported("aten::linalg_matrix_norm")
 def matrix_norm(
     A: Tensor,
     ord: Any = "fro",
@@ -115,6 +118,7 @@ def matrix_norm(
     return reshape(result, kept)
 
 
+@reported("aten::linalg_norm")
 def norm(
     A: Tensor,
     ord: Any = None,
@@ -136,7 +140,7 @@ def norm(
     elif ord is not None and A._data.ndim not in (1, 2):
         raise RuntimeError(
             "linalg.norm: If dim is not specified but ord is, the input must be 1D or 2D. Got "
-            f"{A._data.ndim}D"
+            f"{A._data.ndim}D."
         )
     if ord is None:
         return vector_norm(A, 2, dim, keepdim, dtype=dtype)
@@ -148,6 +152,7 @@ def norm(
     return vector_norm(A, ord, dim, keepdim, dtype=dtype)
 
 
+@reported("aten::linalg_cond")
 def cond(A: Tensor, p: Any = None) -> Tensor:
     """The condition numbers of matrices with respect to a norm of `matrix_norm`; of singular ones infinity."""
     if A._data.ndim < 2:
@@ -160,8 +165,9 @@ def cond(A: Tensor, p: Any = None) -> Tensor:
         raise RuntimeError(f"linalg.cond got an invalid norm type: {p}")
     check_square(A, f"linalg.cond({p})")
     inverse, info = inv_ex(A)
-    product = ew.mul(matrix_norm(A, p), matrix_norm(inverse, p))
-    return ew.where(ew.eq(info, 0), product, math.inf)
+    regular = ew.eq(info, 0)
+    inverse = ew.where(unsqueeze(unsqueeze(regular, -1), -1), inverse, 0)
+    return ew.where(regular, ew.mul(matrix_norm(A, p), matrix_norm(inverse, p)), math.inf)
 
 
 def norm_of(
