@@ -268,6 +268,15 @@ def test_conditions_in_other_norms() -> None:
         assert tg.linalg.cond(tg.tensor(x), p)[1] == np.inf
 
 
+def test_the_norm_of_order_zero_counts() -> None:
+    x = np.array([[0.0, 1.5, -2.0], [0.0, 0.0, np.nan]])
+    assert_close(*both(lambda m, a: m.linalg.vector_norm(a, 0), x))
+    assert_close(*both(lambda m, a: m.linalg.vector_norm(a, ord=0, dim=1, keepdim=True), x))
+    leaf = tg.tensor(x, requires_grad=True)
+    tg.linalg.vector_norm(leaf, 0).backward()
+    assert leaf.grad.tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
 def test_single_precision_stays() -> None:
     x = tg.tensor(positive(3, 3).astype(np.float32))
     results: list[Any] = [

@@ -22,7 +22,7 @@ ROWS = X((3, 2))
 def _norms() -> Iterator[Case]:
     for x in (V, A, BATCH):
         yield from (case("linalg.vector_norm", x), case("linalg.norm", x))
-        for order in (2, 1, 0, 3, 0.5, -2, math.inf, -math.inf):
+        for order in (2, 1, 3, 0.5, -2, math.inf, -math.inf):
             yield case("linalg.vector_norm", x, order)
             yield case("linalg.vector_norm", x, ord=order, dim=-1, keepdim=True)
     yield case("linalg.vector_norm", A, 3, (0, 1), dtype=("dtype", "float64"))
@@ -58,7 +58,7 @@ def _systems() -> Iterator[Case]:
         for name in ("inverse", "linalg.inv", "linalg.inv_ex", "det", "linalg.det"):
             yield case(name, x)
         yield from (case("slogdet", x), case("linalg.slogdet", x))
-    yield from (case("logdet", X((3, 3), 0.5, 0.9)), case("linalg.inv", X((2, 1, 2, 2))))
+    yield from (case("logdet", X((2, 1, 1), 0.5, 0.9)), case("linalg.inv", X((2, 1, 2, 2))))
     for name in ("linalg.solve", "linalg.solve_ex"):
         yield from (case(name, SQUARE, ROWS), case(name, SQUARE, X((3,))))
         yield from (case(name, BATCH, X((2, 3))), case(name, BATCH, X((3, 2))))
