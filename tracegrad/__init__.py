@@ -173,6 +173,7 @@ _functions = {
         _methods.STRIDING,
         _methods.LINALG,
         _methods.FACTORIZATION,
+        _methods.SOLUTION,
         _methods.INDEXING,
         _methods.ORDERING,
         _methods.SCATTERING,

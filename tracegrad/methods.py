@@ -34,6 +34,7 @@ from tracegrad.ops import (
     scanning,
     scattering,
     shaping,
+    solution,
     special,
     striding,
 )
@@ -174,8 +175,9 @@ IN_PLACE_VIEWS = (
     "squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_ as_strided_ resize_ resize_as_ set_ fill_diagonal_"
 ).split()
 LINALG = "matmul mm bmm mv dot vdot addmm addbmm addmv addr baddbmm outer ger inner cross".split()
-FACTORIZATION = (
-    "cholesky cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power pinverse qr slogdet svd"
+FACTORIZATION = "cholesky qr svd".split()
+SOLUTION = (
+    "cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power pinverse slogdet"
 ).split()
 INDEXING = (
     "gather index_put index_fill index_copy masked_scatter "
@@ -228,6 +230,7 @@ def attach() -> None:
         (IN_PLACE_VIEWS, in_place_views),
         (LINALG, linalg),
         (FACTORIZATION, factorization),
+        (SOLUTION, solution),
         (INDEXING, indexing),
         (ORDERING, ordering),
         (SCATTERING, scattering),

@@ -147,6 +147,7 @@ def test_derivative_of_the_determinant_of_a_singular_matrix() -> None:
 ONES, WHOLE, VECTOR = np.ones((2, 3)), np.ones((2, 2), np.int64), np.ones(3)
 ZERO = np.zeros((2, 2))
 MIXED = np.stack([np.eye(2), ZERO])
+NOT_A_NUMBER = np.diag([1.0, np.nan, 1.0])
 INDEFINITE = np.array([[1.0, 2.0], [2.0, 1.0]])
 ERRORS: dict[str, Callable[[Any, Callable[[Any], Any]], Any]] = {
     **{
@@ -198,6 +199,59 @@ ERRORS: dict[str, Callable[[Any, Callable[[Any], Any]], Any]] = {
     "tensorinv": lambda m, t: m.linalg.tensorinv(t(ONES)),
     "tensorsolve": lambda m, t: m.linalg.tensorsolve(t(ONES), t(np.ones(2))),
     "least squares": lambda m, t: m.linalg.lstsq(t(ONES), t(np.ones((3, 1)))),
+    **{
+        f"{name} of {label}": (
+            lambda m, t, name=name, x=x: getattr(m.linalg, name)(t(x))
+        )
+        for name in ("eigh", "eigvalsh", "svd", "svdvals", "pinv", "matrix_rank", "cond", "cholesky")
+        for label, x in (("NaN", NOT_A_NUMBER), ("NaN in a batch", np.stack([np.eye(3), NOT_A_NUMBER])))
+    },
+    "symmetric pseudoinverse of a wide matrix": lambda m, t: m.linalg.pinv(t(ONES), hermitian=True),
+    "symmetric rank of a wide matrix": lambda m, t: m.linalg.matrix_rank(t(ONES), hermitian=True),
+    "smallest norm of nothing": lambda m, t: m.linalg.matrix_norm(t(np.ones((0, 0))), -1),
+    **{
+        f"condition of a wide matrix ({p})": lambda m, t, p=p: m.linalg.cond(t(ONES), p)
+        for p in (1, "fro", "nuc", float("inf"))
+    },
+    **{
+        f"batches of {name}": lambda m, t, name=name, options=options: getattr(m.linalg, name)(
+            t(np.stack([np.eye(2)] * 3)), t(np.ones((2, 2, 1))), **options
+        )
+        for name, options in (("solve", {}), ("solve_ex", {}), ("solve_triangular", {"upper": True}))
+    },
+    "batches of cholesky_solve": lambda m, t: m.cholesky_solve(
+        t(np.ones((2, 2, 1))), t(np.stack([np.eye(2)] * 3))
+    ),
+    "one singular matrix for a batch": lambda m, t: m.linalg.solve(t(ZERO), t(np.ones((3, 2, 1)))),
+    "wide system of other dtypes": lambda m, t: m.linalg.solve(t(ONES), t(VECTOR.astype("f"))),
+    "wide triangle of other dtypes": lambda m, t: m.linalg.solve_triangular(
+        t(ONES), t(ZERO.astype("f")), upper=True
+    ),
+    "integer triangle": lambda m, t: m.linalg.solve_triangular(t(WHOLE), t(WHOLE), upper=True),
+    "checked inverse of a wide matrix": lambda m, t: m.linalg.inv_ex(t(ONES), check_errors=True),
+    "checked inverse": lambda m, t: m.linalg.inv_ex(t(ZERO), check_errors=True),
+    "checked solution": lambda m, t: m.linalg.solve_ex(t(ZERO), t(np.ones(2)), check_errors=True),
+    "singular tensorinv": lambda m, t: m.linalg.tensorinv(t(ZERO), ind=1),
+    "tensorinv of no dimension": lambda m, t: m.linalg.tensorinv(t(ZERO), ind=0),
+    "vecdot of dtypes": lambda m, t: m.linalg.vecdot(t(ONES), t(ONES.astype("f"))),
+    "vecdot of integers": lambda m, t: m.linalg.vecdot(t(WHOLE), t(WHOLE)),
+    "cross of dtypes": lambda m, t: m.linalg.cross(t(VECTOR), t(VECTOR.astype("f"))),
+    "multi_dot of dtypes": lambda m, t: m.linalg.multi_dot([t(ONES), t(ONES.T.astype("f"))]),
+    "multi_dot of dtypes and shapes": lambda m, t: m.linalg.multi_dot([t(ONES), t(ONES.astype("f"))]),
+    "vander of bools": lambda m, t: m.linalg.vander(t(np.array([True, False]))),
+    "power that is a bool": lambda m, t: m.linalg.matrix_power(t(ZERO), True),
+    "least squares of integers": lambda m, t: m.linalg.lstsq(t(WHOLE), t(WHOLE)),
+    "least squares of a vector": lambda m, t: m.linalg.lstsq(t(VECTOR), t(np.ones((3, 1)))),
+    "least squares of a number": lambda m, t: m.linalg.lstsq(t(ONES), t(np.array(1.0))),
+    "least squares of other vectors": lambda m, t: m.linalg.lstsq(t(ONES), t(VECTOR)),
+    "least squares of other ranks": lambda m, t: m.linalg.lstsq(t(ONES), t(np.ones((2, 2, 1)))),
+    "least squares of dtypes": lambda m, t: m.linalg.lstsq(t(ONES), t(VECTOR.astype("f"))),
+    "driver": lambda m, t: m.linalg.lstsq(t(ONES), t(np.ones(2)), driver="x"),
+    "cholesky_inverse of integers": lambda m, t: m.cholesky_inverse(t(WHOLE)),
+    "cholesky_solve of a wide matrix": lambda m, t: m.cholesky_solve(t(np.ones((2, 1))), t(ONES)),
+    "cholesky_solve of another size": lambda m, t: m.cholesky_solve(t(ONES.T), t(np.eye(2))),
+    "cholesky_solve of dtypes": lambda m, t: m.cholesky_solve(t(ONES), t(np.eye(2, dtype="f"))),
+    "cholesky_solve of a vector": lambda m, t: m.cholesky_solve(t(VECTOR), t(np.eye(3))),
     "vander": lambda m, t: m.linalg.vander(t(VECTOR), N=1),
     "vecdot": lambda m, t: m.linalg.vecdot(t(VECTOR), t(np.ones(2))),
 }  # fmt: skip
@@ -259,6 +313,39 @@ def test_least_squares(driver: str, shape: tuple[int, ...]) -> None:
     ours, theirs = both(lambda m, x, y: m.linalg.lstsq(x, y, driver=driver), a, b)
     for mine, wanted in zip(ours, theirs, strict=True):
         assert_close(mine, wanted, 1e-8)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (2, 0, 0), (0, 3), (3, 0)])
+def test_matrices_without_elements(shape: tuple[int, ...]) -> None:
+    x = np.ones(shape)
+    for order in ("fro", "nuc", 1, 2, float("inf")):
+        if order in ("fro", "nuc", 2) or shape[-1 if order == 1 else -2] == 0:
+            assert_close(*both(lambda m, a, p=order: m.linalg.matrix_norm(a, p), x))
+            assert_close(*both(lambda m, a, p=order: m.linalg.matrix_norm(a, p, keepdim=True), x))
+    for order in (None, 1, -1, 2, -2, float("inf")):
+        assert_close(*both(lambda m, a, p=order: m.linalg.cond(a, p), x))
+    for name in ("svdvals", "pinv", "matrix_rank"):
+        assert_close(*both(lambda m, a, name=name: getattr(m.linalg, name)(a), x))
+
+
+def test_of_symmetric_matrices_the_lower_triangle_is_read() -> None:
+    for x in (
+        np.array([[1.0, 5.0], [1.0, 1.0]]),
+        matrix(2, 4, 4),
+        np.array([[0.0, 7.0], [1.0, 0.0]]),
+    ):
+        assert_close(*both(lambda m, a: m.linalg.pinv(a, hermitian=True), x))
+        assert_close(*both(lambda m, a: m.linalg.matrix_rank(a, hermitian=True), x))
+
+
+def test_an_exponential_does_not_depend_on_its_neighbours() -> None:
+    x = tg.tensor(
+        np.stack([matrix(3, 3), matrix(3, 3) * 40, np.zeros((3, 3)), np.full((3, 3), np.nan)])
+    )
+    together = tg.matrix_exp(x)
+    for alone, one in zip(x, together, strict=True):
+        np.testing.assert_array_equal(tg.matrix_exp(alone), one)
+    assert_close(together[:2], torch.matrix_exp(torch.tensor(x.numpy()))[:2], 1e-8)
 
 
 def test_conditions_in_other_norms() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tracegrad as tg
-from tracegrad.methods import FACTORIZATION
+from tracegrad.methods import FACTORIZATION, SOLUTION
 from tracegrad.ops.out_argument import OUT
 
 torch = pytest.importorskip("torch")
@@ -106,7 +106,7 @@ def run(
 def is_linear_algebra(c: Case) -> bool:
     """Functions whose `out` LAPACK writes to in torch, by columns; see test_linalg.py."""
     ours = c.name.startswith("linalg.") and c.name != "linalg.cross"
-    return ours or c.name in FACTORIZATION or "nuc" in c.args
+    return ours or c.name in (*FACTORIZATION, *SOLUTION) or "nuc" in c.args
 
 
 def overload_exists(c: Case) -> bool:

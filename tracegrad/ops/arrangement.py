@@ -385,6 +385,10 @@ def linalg_vander(x: Tensor, N: int | None = None) -> Tensor:  # noqa: N803 (tor
     Raises:
         RuntimeError: N is less than 2.
     """
+    if x._data.dtype.kind == "b":
+        raise RuntimeError(
+            "linalg.vander supports floating point, complex, and integer tensors, but got Bool"
+        )
     shape = x._data.shape
     count = (shape[-1] if shape else 0) if N is None else N
     if count <= 1:

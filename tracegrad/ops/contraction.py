@@ -18,6 +18,7 @@ from tracegrad.dispatch import shown_as
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops import linalg, reduction
 from tracegrad.ops.arguments import canonical_dim, require_tensors
+from tracegrad.ops.out_argument import C_NAMES
 from tracegrad.ops.shaping import permute, reshape
 from tracegrad.ops.striding import diagonal
 from tracegrad.reporting import reported
@@ -435,6 +436,12 @@ def multi_dot(tensors: Sequence[Tensor]) -> Tensor:
             kind = "the first tensor" if number == 0 else "the last tensor"
             kind = kind if number in (0, n - 1) else f"tensor {number}"
             raise RuntimeError(f"multi_dot(): {kind} must be {allowed} but got {x._data.ndim}D")
+        if x._data.dtype != parts[0]._data.dtype:
+            first, other = (C_NAMES[t.dtype.name] for t in (parts[0], x))
+            raise RuntimeError(
+                f"multi_dot(): all tensors must have be the same dtype but tensor 0 is {first} and tensor {number} "
+                f"{other}"
+            )
     for number, (x, y) in enumerate(itertools.pairwise(parts)):
         if x._data.shape[1] != y._data.shape[0]:
             raise RuntimeError(

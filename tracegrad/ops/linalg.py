@@ -281,6 +281,10 @@ def linalg_cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
         raise RuntimeError(
             f"linalg.cross: inputs dimension {dim} must have length 3. Got {m} and {n}"
         )
+    if input._data.dtype != other._data.dtype:
+        raise RuntimeError(
+            f"expected scalar type {input.dtype.legacy_name} but found {other.dtype.legacy_name}"
+        )
     return _cross(input, other, axis)
 
 
@@ -313,12 +317,15 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
 @reported("aten::linalg_vecdot")
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
     """The inner products of vectors along `dim`, as ``torch.linalg.vecdot``."""
-    for operand in (x, y):
-        if operand._data.dtype.kind != "f":
-            raise RuntimeError(
-                "linalg.vecdot: Expected a floating point or complex tensor as input. Got "
-                f"{operand.dtype.legacy_name}"
-            )
+    if x._data.dtype.kind != "f":
+        raise RuntimeError(
+            f"linalg.vecdot: Expected a floating point or complex tensor as input. Got {x.dtype.legacy_name}"
+        )
+    if x._data.dtype != y._data.dtype:
+        raise RuntimeError(
+            "linalg.vecdot: Expected x and y to have the same dtype, but found x of type "
+            f"{x.dtype.legacy_name} and y of type {y.dtype.legacy_name} instead"
+        )
     return dot(x, y) if x._data.ndim == y._data.ndim == 1 else _sum(ew.mul(x, y), dim)
 
 

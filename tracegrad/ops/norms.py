@@ -9,14 +9,11 @@ from tracegrad.ir.types import DType
 from tracegrad.ops import elementwise as ew
 from tracegrad.ops import reduction
 from tracegrad.ops.arguments import canonical_dim, canonical_dims, resolve_dtype, to_dtype
-from tracegrad.ops.factorization import (
-    check_floating,
-    check_matrix,
-    check_square,
-    inv_ex,
-    svdvals,
-)
-from tracegrad.ops.shaping import movedim, reshape, unsqueeze
+from tracegrad.ops.creation import zeros
+from tracegrad.ops.factorization import svdvals
+from tracegrad.ops.matrix_arguments import check_floating, check_matrix, check_square
+from tracegrad.ops.shaping import movedim, unsqueeze
+from tracegrad.ops.solution import inv_ex
 from tracegrad.reporting import reported
 from tracegrad.tensor import Tensor
 
@@ -96,10 +93,7 @@ def matrix_norm(
         return reduction.norm(values, 2, (rows, columns), keepdim)
     if ord in ("nuc", 2, -2):
         singular = svdvals(movedim(values, (rows, columns), (-2, -1)))
-        if ord == "nuc":
-            result = reduction.sum(singular, -1)
-        else:
-            result = (reduction.amax if ord > 0 else reduction.amin)(singular, -1)
+        result = reduction.sum(singular, -1) if ord == "nuc" else _extremum(singular, -1, ord)
         if not keepdim:
             return result
         for d in sorted((rows, columns)):
@@ -108,14 +102,17 @@ def matrix_norm(
     if isinstance(ord, str) or abs(ord) not in (1, math.inf):
         raise RuntimeError(f"linalg.matrix_norm: Order {ord} not supported.")
     along, other = (rows, columns) if abs(ord) == 1 else (columns, rows)
-    sums = reduction.norm(values, 1, along, True)
-    extremum = reduction.amax if ord > 0 else reduction.amin
-    result = extremum(sums, other, True)
-    if keepdim:
-        return result
-    shape = values._data.shape
-    kept = tuple(n for d, n in enumerate(shape) if d not in (rows, columns))
-    return reshape(result, kept)
+    sums = reduction.norm(values, 1, along, keepdim)
+    return _extremum(sums, other - (not keepdim and along < other), ord, keepdim)
+
+
+def _extremum(x: Tensor, dim: int, ord: float, keepdim: bool = False) -> Tensor:
+    """The maximum along a dimension, or the minimum for a negative order; the maximum of nothing is 0."""
+    if ord < 0:
+        return reduction.amin(x, dim, keepdim)
+    if not x._data.shape[dim]:
+        return reduction.sum(x, dim, keepdim)
+    return reduction.amax(x, dim, keepdim)
 
 
 @reported("aten::linalg_norm")
@@ -157,13 +154,15 @@ def cond(A: Tensor, p: Any = None) -> Tensor:
     """The condition numbers of matrices with respect to a norm of `matrix_norm`; of singular ones infinity."""
     if A._data.ndim < 2:
         raise RuntimeError("linalg.cond: The input tensor must have at least 2 dimensions.")
+    if not A._data.size and p not in ("fro", "nuc"):
+        return zeros(A._data.shape[:-2], dtype=A.dtype)
     if p is None or p in (2, -2):
         singular = svdvals(A)
         largest, smallest = singular[..., 0], singular[..., -1]
         return ew.div(smallest, largest) if p == -2 else ew.div(largest, smallest)
     if p not in ("fro", "nuc", 1, -1, math.inf, -math.inf):
         raise RuntimeError(f"linalg.cond got an invalid norm type: {p}")
-    check_square(A, f"linalg.cond({p})")
+    check_square(A, f"linalg.cond(ord={p})")
     inverse, info = inv_ex(A)
     regular = ew.eq(info, 0)
     inverse = ew.where(unsqueeze(unsqueeze(regular, -1), -1), inverse, 0)
