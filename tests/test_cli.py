@@ -427,8 +427,17 @@ def test_wrong_commands(options: list[str], capsys: pytest.CaptureFixture[str]) 
 # From the shell.
 
 
-def shell(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+def shell(*command: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder that is not the checkout, whose `tracegrad` is none without `ir`."""
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_as_a_module(demo: Path) -> None:
@@ -478,18 +487,20 @@ def test_a_reader_that_has_seen_enough(demo: Path) -> None:
 
 
 def test_cache(tmp_path: Path) -> None:
-    environment = {**os.environ, "TRACEGRAD_CACHE": "1", "TRACEGRAD_CACHE_DIR": str(tmp_path / "c")}
+    folder = tmp_path / "c"
 
-    def run(action: str) -> str:
-        command = [sys.executable, "-m", "tracegrad", "cache", action]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=True, env=environment
-        )
+    def run(*arguments: str) -> str:
+        done = shell(
+            sys.executable, *arguments, cwd=tmp_path, TRACEGRAD_CACHE="1", TRACEGRAD_CACHE_DIR=str(folder)
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    assert run("info") == f"{tmp_path / 'c'}: 0 objects, 0.0 MB"
-    program = "import tracegrad as tg; f = tg.compile(lambda x: x * 2); f(tg.ones(3))"
-    subprocess.run([sys.executable, "-c", program], timeout=60, check=True, env=environment)
-    assert re.fullmatch(r".*c: 2 objects, 0\.\d MB", run("info"))
-    assert re.fullmatch(r"deleted from .*c: 2 objects, 0\.\d MB", run("clear"))
-    assert run("info") == f"{tmp_path / 'c'}: 0 objects, 0.0 MB"
+    def cache(action: str) -> str:
+        return run("-m", "tracegrad", "cache", action)
+
+    assert cache("info") == f"{folder}: 0 objects, 0.0 MB"
+    run("-c", "import tracegrad as tg; f = tg.compile(lambda x: x * 2); f(tg.ones(3))")
+    assert re.fullmatch(r".*c: 2 objects, 0\.\d MB", cache("info"))
+    assert re.fullmatch(r"deleted from .*c: 2 objects, 0\.\d MB", cache("clear"))
+    assert cache("info") == f"{folder}: 0 objects, 0.0 MB"
