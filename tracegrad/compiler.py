@@ -309,6 +309,10 @@ class CompiledFunction:
                 trace.observer,
             ):
                 seen = self._function(*call[0], **call[1])
+        except BaseException as error:
+            error.args = plain_result(error.args)
+            recover(trace.numbers)
+            raise
         finally:
             tracing.active[0] -= 1
             state.trace = None

@@ -1,6 +1,6 @@
 """The op set: importing this package fills the registry of :mod:`tracegrad.ir.op`.
 
-One family a module; an op is found by its name. About a hundred primitives; everything else that users call is a
+One family a module; an op is found by its name. About 150 primitives; everything else that users call is a
 composition of these, in :mod:`tracegrad.ops` and :mod:`tracegrad.nn.functional`.
 """
 

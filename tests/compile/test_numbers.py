@@ -144,6 +144,24 @@ def test_no_traced_number_is_left_behind() -> None:
     assert not any(issubclass(type(x), TracedNumber) for x in gc.get_objects())
 
 
+def test_an_exception_leaves_no_traced_number_behind() -> None:
+    seen: list[float] = []
+
+    @tg.compile
+    def f(x: tg.Tensor, r: float) -> tg.Tensor:
+        if r > 1:
+            seen.append(r)
+            raise KeyError(r, r + 1)
+        return x * r
+
+    for r in (0.25, 0.5, 0.75):
+        f(tg.ones(2), r)
+    with pytest.raises(KeyError) as caught:
+        f(tg.ones(2), 1.5)
+    assert caught.value.args == (1.5, 2.5)
+    assert {type(value) for value in (*caught.value.args, *seen)} == {float}
+
+
 def test_another_thread_may_read_a_number_while_it_is_traced() -> None:
     box = {"rate": 0.5}
     found: list[Any] = []
