@@ -21,6 +21,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from types import FunctionType
 from typing import Any, Literal
 
@@ -344,14 +345,27 @@ class Op:
 _REGISTRY: dict[str, Op] = {}
 
 
+late_families: list[str] = []
+"""Modules that declare ops which few programs need: they are imported when a name is not found without them."""
+
+
 def registered(name: str) -> Op:
     """The op of this name. Raises KeyError where there is none."""
+    if name not in _REGISTRY:
+        _import_late_families()
     return _REGISTRY[name]
 
 
 def all_ops() -> list[Op]:
     """Every declared op, in the order of declaration."""
+    _import_late_families()
     return list(_REGISTRY.values())
+
+
+def _import_late_families() -> None:
+    for module in late_families:
+        import_module(module)
+    late_families.clear()
 
 
 def _times(ct: Any, partial: Any) -> Any:

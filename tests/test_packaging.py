@@ -69,6 +69,33 @@ def test_import_needs_little(tmp_path: Path) -> None:
     assert not (modules - needed_by_numpy) & set(LATE)
 
 
+def test_rare_functions_cost_nothing_until_they_are_used(tmp_path: Path) -> None:
+    code = """
+import json, sys
+import tracegrad as tg
+
+def imported(word):
+    return sorted(name for name in sys.modules if name.endswith(f".ops.{word}"))
+
+found = [[imported(word) for word in ("factorization", "ordering", "special", "scattering")]]
+found.append(["sort" in dir(tg), "sort" in dir(tg.Tensor), "cholesky" in dir(tg)])
+found.append(tg.tensor([3.0, 1.0]).sort().values.tolist())
+found.append([tg.positive is tg.Tensor.positive, tg.Tensor.logit_ is tg.logit_])
+found.append([imported(word) for word in ("ordering", "special")])
+found.append((+tg.tensor(2.0)).item())
+print(json.dumps(found))
+"""
+    before, names, values, same, after, positive = run_python(code, tmp_path)
+    assert before == [[]] * 4
+    assert names == [True] * 3
+    assert values == [1.0, 3.0]
+    assert same == [True] * 2
+    assert after == [
+        [f"tracegrad{ir}.ops.{word}" for ir in (".ir", "")] for word in ("ordering", "special")
+    ]
+    assert positive == 2.0
+
+
 def test_eager_code_needs_no_compiler(tmp_path: Path) -> None:
     code = (
         "import json, sys\n"

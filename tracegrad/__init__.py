@@ -50,24 +50,7 @@ from tracegrad.memory_format import (
     memory_format,
     preserve_format,
 )
-from tracegrad.ops.arrangement import (
-    atleast_1d,
-    atleast_2d,
-    atleast_3d,
-    block_diag,
-    cartesian_prod,
-    column_stack,
-    combinations,
-    dstack,
-    row_stack,
-    tril_indices,
-    triu_indices,
-    unravel_index,
-    vander,
-)
-from tracegrad.ops.contraction import chain_matmul, einsum, kron, tensordot
 from tracegrad.ops.conversion import can_cast, get_default_dtype, promote_types, set_default_dtype
-from tracegrad.ops.counting import isin
 from tracegrad.ops.creation import (
     arange,
     as_tensor,
@@ -89,10 +72,7 @@ from tracegrad.ops.creation import (
     zeros,
     zeros_like,
 )
-from tracegrad.ops.distances import cdist, cosine_similarity, pairwise_distance, pdist
 from tracegrad.ops.elementwise import result_type, where
-from tracegrad.ops.numeric import fill
-from tracegrad.ops.ordering import bucketize, searchsorted
 from tracegrad.ops.out_argument import give_out
 from tracegrad.ops.rare_creation import complex_ as complex
 from tracegrad.ops.rare_creation import (
@@ -105,9 +85,7 @@ from tracegrad.ops.rare_creation import (
     view_as_real,
 )
 from tracegrad.ops.reduction import std_mean, var_mean
-from tracegrad.ops.scanning import cumulative_trapezoid, trapezoid, trapz
 from tracegrad.ops.shaping import broadcast_tensors, cat, concat, concatenate, hstack, stack, vstack
-from tracegrad.ops.special import polygamma
 from tracegrad.ops.striding import split
 from tracegrad.random import (
     Generator,
@@ -127,12 +105,22 @@ from tracegrad.random import (
     seed,
     set_rng_state,
 )
-from tracegrad.sampling import multinomial, poisson
 from tracegrad.size import Size
 from tracegrad.tensor import Tensor
 
 if TYPE_CHECKING:
-    from tracegrad import cuda, func, interop, linalg, nn, optim, profiler, special, utils
+    from tracegrad import (
+        cuda,
+        func,
+        interop,
+        linalg,
+        nn,
+        optim,
+        profiler,
+        return_types,
+        special,
+        utils,
+    )
     from tracegrad.compiler import compile
     from tracegrad.func import vmap
     from tracegrad.nn.adaptive_pooling_functions import adaptive_avg_pool1d, adaptive_max_pool1d
@@ -146,6 +134,29 @@ if TYPE_CHECKING:
     )
     from tracegrad.nn.pooling_functions import avg_pool1d, max_pool1d, max_pool2d, max_pool3d
     from tracegrad.nn.resampling_functions import channel_shuffle, pixel_shuffle, pixel_unshuffle
+    from tracegrad.ops.arrangement import (
+        atleast_1d,
+        atleast_2d,
+        atleast_3d,
+        block_diag,
+        cartesian_prod,
+        column_stack,
+        combinations,
+        dstack,
+        row_stack,
+        tril_indices,
+        triu_indices,
+        unravel_index,
+        vander,
+    )
+    from tracegrad.ops.contraction import chain_matmul, einsum, tensordot
+    from tracegrad.ops.counting import isin
+    from tracegrad.ops.distances import cdist, cosine_similarity, pairwise_distance, pdist
+    from tracegrad.ops.numeric import fill
+    from tracegrad.ops.ordering import bucketize, searchsorted
+    from tracegrad.ops.scanning import cumulative_trapezoid, trapezoid, trapz
+    from tracegrad.ops.special import polygamma
+    from tracegrad.sampling import poisson
     from tracegrad.serialization import load, save
 
 __version__ = "0.1.0"
@@ -163,24 +174,13 @@ _functions = {
     name: getattr(Tensor, name)
     for names in (
         _methods.ELEMENTWISE,
-        _methods.SPECIAL,
-        _methods.NUMERIC,
         _methods.REDUCTIONS,
-        _methods.ARRANGEMENT,
-        _methods.SCANNING,
-        _methods.DISTANCES,
         _methods.SHAPING,
         _methods.STRIDING,
         _methods.LINALG,
-        _methods.FACTORIZATION,
-        _methods.SOLUTION,
         _methods.INDEXING,
-        _methods.ORDERING,
-        _methods.SCATTERING,
-        _methods.COUNTING,
         (
             "detach",
-            "norm",
             "numel",
             "is_floating_point",
             "is_complex",
@@ -188,12 +188,12 @@ _functions = {
             "resize_as_",
             "as_strided_",
         ),
-        [name + "_" for name in _methods.IN_PLACE_FUNCTIONS],
+        [name + "_" for name in _methods.IN_PLACE_FUNCTIONS if name not in _methods.LATE_NAMES],
     )
     for name in names
 }
 globals().update(_functions)
-give_out(globals())
+give_out(globals(), list(globals()))
 
 
 _LATE_MODULES = (
@@ -215,20 +215,40 @@ _LATE_HOMES = {
     "tracegrad.nn.convolution_functions": "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
     "tracegrad.nn.pooling_functions": "avg_pool1d max_pool1d max_pool2d max_pool3d",
     "tracegrad.nn.resampling_functions": "channel_shuffle pixel_shuffle pixel_unshuffle",
+    "tracegrad.ops.arrangement": (
+        "atleast_1d atleast_2d atleast_3d block_diag cartesian_prod column_stack combinations dstack row_stack "
+        "tril_indices triu_indices unravel_index vander"
+    ),
+    "tracegrad.ops.contraction": "chain_matmul einsum tensordot",
+    "tracegrad.ops.counting": "isin",
+    "tracegrad.ops.distances": "cdist cosine_similarity pairwise_distance pdist",
+    "tracegrad.ops.numeric": "fill",
+    "tracegrad.ops.ordering": "bucketize searchsorted",
+    "tracegrad.ops.scanning": "cumulative_trapezoid trapezoid trapz",
+    "tracegrad.ops.special": "polygamma",
+    "tracegrad.sampling": "poisson",
     "tracegrad.serialization": "save load",
 }
-_LATE_NAMES = {name: home for home, names in _LATE_HOMES.items() for name in names.split()}
+_LATE_FUNCTIONS = {name: home for home, names in _LATE_HOMES.items() for name in names.split()}
+_LATE_METHODS = {name for name in _methods.LATE_NAMES if not name.endswith("_")} | {
+    name + "_" for name in _methods.IN_PLACE_FUNCTIONS if name in _methods.LATE_NAMES
+}
 
 
 def __getattr__(name: str) -> Any:
     """What most programs do not need at once is imported when it is first used."""
     if name in _LATE_MODULES:
         return importlib.import_module(f"tracegrad.{name}")
-    if name in _LATE_NAMES:
-        found = globals()[name] = getattr(importlib.import_module(_LATE_NAMES[name]), name)
-        return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _LATE_FUNCTIONS:
+        found = getattr(importlib.import_module(_LATE_FUNCTIONS[name]), name)
+    elif name in _LATE_METHODS:
+        found = getattr(Tensor, name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    give_out(globals(), [name])
+    return globals()[name]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATE_MODULES, *_LATE_NAMES})
+    return sorted({*globals(), *_LATE_MODULES, *_LATE_FUNCTIONS, *_LATE_METHODS})

@@ -1,41 +1,31 @@
 """Tensor's methods and operators: the functions of :mod:`tracegrad.ops`, attached by name.
 
 Importing this module completes the class. A method and the function of the same name are the same object,
-unless the function takes ``out`` (see :mod:`tracegrad.ops.out_argument`).
+unless the function takes ``out`` (see :mod:`tracegrad.ops.out_argument`). Modules in `_LATE` are imported when one of
+their methods is first looked up: most programs never need them, and ``import tracegrad`` is to be quick.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-from tracegrad import lean, notebook, random, sampling
+from tracegrad import lean, notebook, random
 from tracegrad.autograd.backward import backward
 from tracegrad.dispatch import apply
 from tracegrad.ir.op import Op, registered
 from tracegrad.layout import strided
 from tracegrad.node import late_bound
 from tracegrad.ops import (
-    arrangement,
-    contraction,
     conversion,
-    counting,
     creation,
-    distances,
-    factorization,
     in_place_views,
     indexing,
     linalg,
-    norms,
-    numeric,
-    ordering,
     rare_creation,
     reduction,
-    scanning,
-    scattering,
     shaping,
-    solution,
-    special,
     striding,
 )
 from tracegrad.ops import (
@@ -149,18 +139,10 @@ ELEMENTWISE = (
     "logical_xor isnan isinf isfinite clamp clip clamp_min clamp_max relu lerp addcmul addcdiv "
     "masked_fill isclose clone"
 ).split()
-SPECIAL = "lgamma digamma mvlgamma erfinv logit xlogy sinc i0 logaddexp logaddexp2".split()
-NUMERIC = (
-    "positive sgn signbit fix isposinf isneginf isreal nan_to_num hypot nextafter gcd lcm copysign ldexp "
-    "float_power fmax fmin heaviside deg2rad rad2deg"
-).split()
 REDUCTIONS = (
     "sum mean nansum amax amin argmax argmin max min any all count_nonzero cumsum var std logsumexp softmax "
     "log_softmax allclose equal nanmean aminmax"
 ).split()
-ARRANGEMENT = "diag_embed diagflat rot90 fliplr flipud repeat_interleave take put".split()
-SCANNING = "prod cumprod logcumsumexp diff".split()
-DISTANCES = "dist renorm".split()
 SHAPING = (
     "reshape flatten ravel unflatten permute transpose swapaxes swapdims t adjoint movedim moveaxis unsqueeze "
     "squeeze broadcast_to flip roll tile"
@@ -175,21 +157,11 @@ IN_PLACE_VIEWS = (
     "squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_ as_strided_ resize_ resize_as_ set_ fill_diagonal_"
 ).split()
 LINALG = "matmul mm bmm mv dot vdot addmm addbmm addmv addr baddbmm outer ger inner cross".split()
-FACTORIZATION = "cholesky qr svd".split()
-SOLUTION = (
-    "cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power pinverse slogdet"
-).split()
 INDEXING = (
     "gather index_put index_fill index_copy masked_scatter "
     "index_select take_along_dim index_add nonzero masked_select tril triu diag "
     "trace"
 ).split()
-ORDERING = (
-    "sort argsort msort topk kthvalue median nanmedian quantile nanquantile mode cummax cummin"
-).split()
-SCATTERING = "scatter scatter_add scatter_reduce index_reduce".split()
-COUNTING = "unique unique_consecutive argwhere bincount histc histogram cov corrcoef".split()
-SAMPLING = "multinomial exponential_ geometric_ log_normal_ cauchy_ random_".split()
 CONVERSIONS = "to double long short type_as cpu cuda copy_ fill_ zero_ detach_".split()
 
 # Functions whose in-place form computes the result and stores it.
@@ -213,28 +185,77 @@ IN_PLACE_FUNCTIONS = (
     "lcm ldexp deg2rad rad2deg addmv"
 ).split()
 
+# Methods by the module that is imported when the first of them is looked up; `method=function` where names differ.
+_LATE = {
+    "tracegrad.ops.arrangement": "diag_embed diagflat rot90 fliplr flipud repeat_interleave take put",
+    "tracegrad.ops.contraction": "kron",
+    "tracegrad.ops.counting": "unique unique_consecutive argwhere bincount histc histogram cov corrcoef",
+    "tracegrad.ops.distances": "dist renorm",
+    "tracegrad.ops.factorization": "cholesky qr svd",
+    "tracegrad.ops.norms": "norm=norm_of",
+    "tracegrad.ops.numeric": (
+        "positive sgn signbit fix isposinf isneginf isreal nan_to_num hypot nextafter gcd lcm copysign ldexp "
+        "float_power fmax fmin heaviside deg2rad rad2deg float_power_ __pos__=positive"
+    ),
+    "tracegrad.ops.ordering": (
+        "sort argsort msort topk kthvalue median nanmedian quantile nanquantile mode cummax cummin"
+    ),
+    "tracegrad.sampling": "multinomial exponential_ geometric_ log_normal_ cauchy_ random_",
+    "tracegrad.ops.scanning": "prod cumprod logcumsumexp diff",
+    "tracegrad.ops.scattering": "scatter scatter_add scatter_reduce index_reduce",
+    "tracegrad.ops.solution": (
+        "cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power pinverse slogdet"
+    ),
+    "tracegrad.ops.special": (
+        "lgamma digamma mvlgamma erfinv logit xlogy sinc i0 logaddexp logaddexp2 polygamma=polygamma_of "
+        "polygamma_"
+    ),
+}
+LATE_METHODS = {
+    home: {
+        name: function or name
+        for name, _, function in (word.partition("=") for word in words.split())
+    }
+    for home, words in _LATE.items()
+}
+"""By module: the methods, and the functions of the module that they are."""
+LATE_NAMES = {name: home for home, names in LATE_METHODS.items() for name in names}
+
+
+class _LateMethod:
+    """Stands in the class for a method whose module has not been imported."""
+
+    __slots__ = ("home", "name")
+
+    def __init__(self, name: str, home: str) -> None:
+        self.name = name
+        self.home = home
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        _complete(self.home)
+        return Tensor.__dict__[self.name].__get__(instance, owner)
+
+
+def _complete(home: str) -> None:
+    """Replace what stands in the class for the methods of a module."""
+    module = import_module(home)
+    for name, function in LATE_METHODS[home].items():
+        setattr(Tensor, name, getattr(module, function))
+        if name in IN_PLACE:
+            setattr(Tensor, name + "_", in_place(getattr(module, function)))
+
 
 def attach() -> None:
     """Complete the Tensor class."""
     for names, module in (
         (ELEMENTWISE, ew),
-        (SPECIAL, special),
-        (NUMERIC, numeric),
         (REDUCTIONS, reduction),
-        (ARRANGEMENT, arrangement),
-        (SCANNING, scanning),
-        (DISTANCES, distances),
         (SHAPING, shaping),
         (SHAPING_METHODS, shaping),
         (STRIDING, striding),
         (IN_PLACE_VIEWS, in_place_views),
         (LINALG, linalg),
-        (FACTORIZATION, factorization),
-        (SOLUTION, solution),
         (INDEXING, indexing),
-        (ORDERING, ordering),
-        (SCATTERING, scattering),
-        (COUNTING, counting),
         (CONVERSIONS, conversion),
     ):
         for name in names:
@@ -243,8 +264,6 @@ def attach() -> None:
         setattr(Tensor, name, getattr(creation, name))
     for name in ("uniform_", "normal_", "bernoulli_", "bernoulli"):
         setattr(Tensor, name, getattr(random, name))
-    for name in SAMPLING:
-        setattr(Tensor, name, getattr(sampling, name))
     members: dict[str, Any] = {
         "float": conversion.float_,
         "int": conversion.int_,
@@ -271,15 +290,9 @@ def attach() -> None:
         "__neg__": ew.neg,
         "__abs__": ew.abs,
         "__invert__": ew.bitwise_not,
-        "__pos__": numeric.positive,
-        "kron": contraction.kron,
         "half": conversion.half,
         "bfloat16": conversion.bfloat16,
         "sum_to_size": reduction.sum_to_size,
-        "norm": norms.norm_of,
-        "polygamma": special.polygamma_of,
-        "polygamma_": special.polygamma_,
-        "float_power_": numeric.float_power_,
         "add_": in_place_binary(registered("add"), ew.add),
         "sub_": in_place_binary(registered("sub"), ew.sub),
         "subtract_": in_place_binary(registered("sub"), ew.sub),
@@ -288,8 +301,12 @@ def attach() -> None:
     }
     for name, member in members.items():
         setattr(Tensor, name, member)
+    for name, module_name in LATE_NAMES.items():
+        setattr(Tensor, name, _LateMethod(name, module_name))
     for name in IN_PLACE:
-        setattr(Tensor, name + "_", in_place(getattr(Tensor, name)))
+        home = LATE_NAMES.get(name)
+        form = _LateMethod(name + "_", home) if home else in_place(getattr(Tensor, name))
+        setattr(Tensor, name + "_", form)
     for name, function in OPERATORS.items():
         setattr(Tensor, f"__{name}__", _operator(function, _PLAIN.get(name)))
         reflected = REFLECTED.get(name)

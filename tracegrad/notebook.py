@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import html
-
 from tracegrad.formatting import table_of
 from tracegrad.tensor import Tensor, is_lifted
 
 
 def repr_html(self: Tensor) -> str:
     """The tensor as HTML, for notebooks: its elements as `repr` writes them, under a line that says what it is."""
+    import html  # Late: its tables cost more than the rest of this module, and few programs run in notebooks.
+
     self._escapes("print")
     if is_lifted(self) or self._data.ndim > 2 or not self._data.size:
         return f"<pre>{html.escape(repr(self))}</pre>"

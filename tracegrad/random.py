@@ -24,7 +24,6 @@ from tracegrad.ops import elementwise as ew
 from tracegrad.ops.arguments import as_tensor_operand, new_shape, resolve_dtype, to_dtype
 from tracegrad.ops.conversion import fill_
 from tracegrad.ops.creation import check_ready_for_grad, placed
-from tracegrad.ops.ordering import argsort
 from tracegrad.ops.out_argument import C_NAMES
 from tracegrad.ops.shaping import expand
 from tracegrad.reporting import reported
@@ -302,7 +301,7 @@ def randperm(
     if not target.is_floating and target is not bool_ and n - 1 > _limits(target)[1]:
         word = "uint8_t" if target is uint8 else f"int{target.np.itemsize * 8}_t"
         raise RuntimeError(f"value cannot be converted to type {word} without overflow")
-    order = argsort((generator or default_generator).bits(new_shape((n,))))
+    order = (generator or default_generator).bits(new_shape((n,))).argsort()
     return _finish(to_dtype(order, target), device, requires_grad)
 
 

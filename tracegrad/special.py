@@ -32,7 +32,7 @@ from tracegrad.ops.special import lgamma as gammaln
 from tracegrad.ops.special import mvlgamma as multigammaln
 
 psi = digamma
-give_out(globals())
+give_out(globals(), list(globals()))
 
 __all__ = [
     "digamma", "entr", "erf", "erfc", "erfcx", "erfinv", "exp2", "expit", "expm1", "gammaln", "i0", "i0e", "i1",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-import string
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -26,9 +25,8 @@ from tracegrad.tensor import Tensor
 
 # Labels are letters, and numbers for the dimensions of an ellipsis, counted from the last.
 Label = str | int
-_LETTERS = (
-    string.ascii_uppercase + string.ascii_lowercase
-)  # As torch numbers them in subscript lists.
+# As torch numbers them in subscript lists; the module string would cost more to import than this one.
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ELLIPSIS = "."
 
 

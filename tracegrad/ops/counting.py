@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+import tracegrad
 from tracegrad.dispatch import apply, shown_as
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import bool_, float32, float64, int64
@@ -34,7 +35,6 @@ from tracegrad.ops.out_argument import C_NAMES
 from tracegrad.ops.shaping import ravel, reshape, squeeze, t, unsqueeze
 from tracegrad.ops.striding import diagonal, select, slice_along
 from tracegrad.reporting import reported
-from tracegrad.return_types import histogram as Histogram  # noqa: N812
 from tracegrad.tensor import Tensor, is_lifted, make_tensor
 
 _index_add = registered("index_add")
@@ -241,7 +241,7 @@ def histogram(
     range: Sequence[float] | None = None,
     weight: Tensor | None = None,
     density: bool = False,
-) -> Histogram:
+) -> tracegrad.return_types.histogram:
     """How many elements are in each of some intervals, and the edges of those.
 
     Args:
@@ -275,7 +275,7 @@ def histogram(
     if density:
         widths = ew.sub(slice_along(edges, 0, 1, count + 1), slice_along(edges, 0, 0, count))
         hist = ew.div(ew.div(hist, reduction.sum(hist)), widths)
-    return Histogram(hist, edges)
+    return tracegrad.return_types.histogram(hist, edges)
 
 
 def _amounts(input: Tensor, weight: Tensor) -> Tensor:

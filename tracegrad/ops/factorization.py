@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracegrad import return_types
+import tracegrad
 from tracegrad.dispatch import apply, shown_as
 from tracegrad.ir.errors import LinAlgError
 from tracegrad.ir.op import registered
@@ -71,13 +71,15 @@ def cholesky_ex(
     *,
     upper: bool = False,
     check_errors: bool = False,
-) -> return_types.linalg_cholesky_ex:
+) -> tracegrad.return_types.linalg_cholesky_ex:
     """`linalg_cholesky`, and for each matrix 0, or its first leading minor that is not positive."""
     check_square_floats(A, "linalg.cholesky")
     x = turned(A) if upper else A
     result, info = attempt(_cholesky, (x,), minor_not_positive, check_errors, x)
     result = turned(result) if upper else result
-    return return_types.linalg_cholesky_ex(shown_as(result, "LinalgCholeskyExBackward0", A), info)
+    return tracegrad.return_types.linalg_cholesky_ex(
+        shown_as(result, "LinalgCholeskyExBackward0", A), info
+    )
 
 
 def _completed(q: Tensor) -> Tensor:
@@ -105,20 +107,22 @@ def _factors_qr(A: Tensor, mode: str, name: str) -> tuple[Tensor, Tensor]:
 
 
 @reported("aten::linalg_qr")
-def linalg_qr(A: Tensor, mode: str = "reduced") -> return_types.linalg_qr:
+def linalg_qr(A: Tensor, mode: str = "reduced") -> tracegrad.return_types.linalg_qr:
     """Orthonormal Q and upper triangular R with ``A = Q R``.
 
     Args:
         A: [..., m, n].
         mode: ``reduced`` (Q is [..., m, k] with k = min(m, n)), ``complete`` ([..., m, m]), ``r`` (no Q).
     """
-    return return_types.linalg_qr(*_factors_qr(A, mode, "linalg.qr"))
+    return tracegrad.return_types.linalg_qr(*_factors_qr(A, mode, "linalg.qr"))
 
 
 @reported("aten::qr")
-def qr(input: Tensor, some: bool = True) -> return_types.qr:
+def qr(input: Tensor, some: bool = True) -> tracegrad.return_types.qr:
     """`linalg_qr`, as ``torch.qr``."""
-    return return_types.qr(*_factors_qr(input, "reduced" if some else "complete", "linalg.qr"))
+    return tracegrad.return_types.qr(
+        *_factors_qr(input, "reduced" if some else "complete", "linalg.qr")
+    )
 
 
 def _check_symmetric(A: Tensor, UPLO: str) -> Tensor:
@@ -134,7 +138,7 @@ def _check_symmetric(A: Tensor, UPLO: str) -> Tensor:
 
 
 @reported("aten::linalg_eigh")
-def eigh(A: Tensor, UPLO: str = "L") -> return_types.linalg_eigh:
+def eigh(A: Tensor, UPLO: str = "L") -> tracegrad.return_types.linalg_eigh:
     """Eigenvalues [..., n], growing, and eigenvectors [..., n, n], as columns, of symmetric matrices.
 
     The derivative of the vectors is finite where no eigenvalue is repeated.
@@ -144,7 +148,7 @@ def eigh(A: Tensor, UPLO: str = "L") -> return_types.linalg_eigh:
     values = part_of(packed, -2, 0, 1, (*A._data.shape[:-2], n))
     vectors = part_of(packed, -2, 1, n + 1)
     name = "LinalgEighBackward0"
-    return return_types.linalg_eigh(shown_as(values, name, A), shown_as(vectors, name, A))
+    return tracegrad.return_types.linalg_eigh(shown_as(values, name, A), shown_as(vectors, name, A))
 
 
 @reported("aten::linalg_eigvalsh")
@@ -176,7 +180,7 @@ def linalg_svd(
     full_matrices: bool = True,
     *,
     driver: str | None = None,
-) -> return_types.linalg_svd:
+) -> tracegrad.return_types.linalg_svd:
     """U, S and V^T with ``A = U diag(S) V^T``; S falls.
 
     Args:
@@ -188,17 +192,17 @@ def linalg_svd(
     u, s, v = _factors_svd(A, full_matrices)
     name = "LinalgSvdBackward0"
     vh = shown_as(turned(v), name, A)
-    return return_types.linalg_svd(shown_as(u, name, A), shown_as(s, name, A), vh)
+    return tracegrad.return_types.linalg_svd(shown_as(u, name, A), shown_as(s, name, A), vh)
 
 
 @reported("aten::svd")
-def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> return_types.svd:
+def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> tracegrad.return_types.svd:
     """U, S and V (not transposed), as ``torch.svd``; zeros for U and V without `compute_uv`."""
     u, s, v = _factors_svd(input, not some)
     if not compute_uv:
         u, v = (zeros((*x._data.shape[:-1], x._data.shape[-2]), dtype=x.dtype) for x in (u, v))
     name = "LinalgSvdBackward0"
-    return return_types.svd(
+    return tracegrad.return_types.svd(
         shown_as(u, name, input), shown_as(s, name, input), shown_as(v, name, input)
     )
 

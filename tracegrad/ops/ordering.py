@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad import return_types
+import tracegrad
 from tracegrad.dispatch import ABSENT, apply, shown_as
 from tracegrad.ir.op import registered
 from tracegrad.ir.types import bool_, int32, int64
@@ -57,7 +57,7 @@ def _result(name: str, record: str, input: Tensor, x: Tensor, axis: int, positio
     values = _at(x, positions, axis)
     if not input._data.ndim:
         values, positions = reshape(values, ()), reshape(positions, ())
-    return getattr(return_types, name)(shown_as(values, record, input), positions)
+    return getattr(tracegrad.return_types, name)(shown_as(values, record, input), positions)
 
 
 def _one(
@@ -75,7 +75,7 @@ def _one(
 @reported("aten::sort")
 def sort(
     input: Tensor, dim: int = -1, descending: bool = False, *, stable: Any = ABSENT
-) -> return_types.ValuesIndices:
+) -> tracegrad.return_types.ValuesIndices:
     """The elements along `dim` in order, and where they stood. Equal ones keep their order, `stable` or not."""
     require_tensors("sort", input=(1, input))
     x, axis = _in_line(input, dim)
@@ -104,7 +104,7 @@ def msort(input: Tensor) -> Tensor:
 @reported("aten::topk")
 def topk(
     input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
-) -> return_types.ValuesIndices:
+) -> tracegrad.return_types.ValuesIndices:
     """The `k` largest (or smallest) elements along `dim`, in order, and where they stand.
 
     Raises:
@@ -131,7 +131,7 @@ def _require_extent(name: str, x: Tensor, axis: int) -> None:
 @reported("aten::kthvalue")
 def kthvalue(
     input: Tensor, k: int, dim: int = -1, keepdim: bool = False
-) -> return_types.ValuesIndices:
+) -> tracegrad.return_types.ValuesIndices:
     """The `k`-th smallest element along `dim` (the first is number 1), and where it stands.
 
     Raises:
@@ -313,7 +313,9 @@ nanquantile = _quantile("nanquantile", True)
 
 
 @reported("aten::mode")
-def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> return_types.ValuesIndices:
+def mode(
+    input: Tensor, dim: int = -1, keepdim: bool = False
+) -> tracegrad.return_types.ValuesIndices:
     """The most frequent element along `dim`, and where it stands last; the smallest of several.
 
     Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -217,9 +217,9 @@ def with_out(function: Callable[..., Any], rule: OutRule) -> Callable[..., Any]:
     return wrapped
 
 
-def give_out(namespace: dict[str, Any]) -> None:
-    """Have the functions of a public module take ``out``, as far as `OUT` knows them."""
-    for name in namespace.keys() & OUT.keys():
+def give_out(namespace: dict[str, Any], names: Iterable[str]) -> None:
+    """Have functions of a public module take ``out``, as far as `OUT` knows them."""
+    for name in OUT.keys() & names:
         namespace[name] = with_out(namespace[name], OUT[name])
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tracegrad import return_types
+import tracegrad
 from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.ir.op import Op, registered
 from tracegrad.ir.types import DType, bool_, int64
@@ -198,7 +198,7 @@ def _extremum(input: Tensor, dim: Any, keepdim: bool, other: Tensor | None, name
         return shown_as(
             (amax if name == "max" else amin)(input), name.capitalize() + "Backward1", input
         )
-    result = getattr(return_types, name)
+    result = getattr(tracegrad.return_types, name)
     if input._data.ndim == 0:
         return result(input.clone(), _arg(input, dim, keepdim, "arg" + name))
     axis = canonical_dim(dim, input._data.ndim)
@@ -230,7 +230,7 @@ def min(
 @reported("aten::aminmax")
 def aminmax(
     input: Tensor, *, dim: int | None = None, keepdim: bool = False
-) -> return_types.aminmax:
+) -> tracegrad.return_types.aminmax:
     """The minimum and the maximum of all elements, or along `dim`.
 
     Raises:
@@ -250,7 +250,7 @@ def aminmax(
         shown_as(extremum(input, dim, keepdim), "AminmaxBackward0", input)
         for extremum in (amin, amax)
     )
-    return return_types.aminmax(low, high)
+    return tracegrad.return_types.aminmax(low, high)
 
 
 @reported("aten::any")

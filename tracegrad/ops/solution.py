@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad import return_types
+import tracegrad
 from tracegrad.dispatch import apply, composite, shown_as
 from tracegrad.grad_mode import no_grad
 from tracegrad.ir.errors import LinAlgError
@@ -67,11 +67,11 @@ def inverse(input: Tensor) -> Tensor:
 
 
 @reported("aten::linalg_inv_ex")
-def inv_ex(A: Tensor, *, check_errors: bool = False) -> return_types.linalg_inv_ex:
+def inv_ex(A: Tensor, *, check_errors: bool = False) -> tracegrad.return_types.linalg_inv_ex:
     """The inverse, and for each matrix 0, or which of its pivots is zero; NaN instead of an error."""
     check_square_floats(A, "linalg.inv")
     result, info = attempt(_inverse, (A,), zero_pivot, check_errors, A)
-    return return_types.linalg_inv_ex(shown_as(result, "LinalgInvExBackward0", A), info)
+    return tracegrad.return_types.linalg_inv_ex(shown_as(result, "LinalgInvExBackward0", A), info)
 
 
 def _sides(
@@ -137,7 +137,7 @@ def solve_ex(
     *,
     left: bool = True,
     check_errors: bool = False,
-) -> return_types.linalg_solve_ex:
+) -> tracegrad.return_types.linalg_solve_ex:
     """The solution, and for each matrix 0, or which of its pivots is zero; NaN instead of an error."""
     x, y, is_vector = _system(A, B, left)
     turn = not (left or is_vector)
@@ -145,7 +145,9 @@ def solve_ex(
     result, info = attempt(_solve, operands, zero_pivot, check_errors, A)
     result = turned(result) if turn else result
     result = squeeze(result, -1) if is_vector else result
-    return return_types.linalg_solve_ex(shown_as(result, "LinalgSolveExBackward0", A, B), info)
+    return tracegrad.return_types.linalg_solve_ex(
+        shown_as(result, "LinalgSolveExBackward0", A, B), info
+    )
 
 
 @reported("aten::linalg_solve_triangular")
@@ -220,15 +222,15 @@ def _sign_and_logarithm(A: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @reported("aten::linalg_slogdet")
-def linalg_slogdet(A: Tensor) -> return_types.linalg_slogdet:
+def linalg_slogdet(A: Tensor) -> tracegrad.return_types.linalg_slogdet:
     """Sign and logarithm of the magnitude of the determinant; 0 and -inf for a singular matrix."""
-    return return_types.linalg_slogdet(*_sign_and_logarithm(A))
+    return tracegrad.return_types.linalg_slogdet(*_sign_and_logarithm(A))
 
 
 @reported("aten::slogdet")
-def slogdet(input: Tensor) -> return_types.slogdet:
+def slogdet(input: Tensor) -> tracegrad.return_types.slogdet:
     """`linalg_slogdet`, as ``torch.slogdet``."""
-    return return_types.slogdet(*_sign_and_logarithm(input))
+    return tracegrad.return_types.slogdet(*_sign_and_logarithm(input))
 
 
 @reported("aten::logdet")
@@ -403,7 +405,7 @@ def lstsq(
     rcond: Any = None,
     *,
     driver: str | None = None,
-) -> return_types.linalg_lstsq:
+) -> tracegrad.return_types.linalg_lstsq:
     """The X of the smallest norm among those that minimize the norm of ``A X - B``.
 
     Args:
@@ -428,7 +430,7 @@ def lstsq(
         residuals = _sum(ew.square(ew.sub(linalg.matmul(A, solution), right)), -2)
     values = svdvals(A).detach() if driver in ("gelsd", "gelss") else nothing
     solution = squeeze(solution, -1) if is_vector else solution
-    return return_types.linalg_lstsq(
+    return tracegrad.return_types.linalg_lstsq(
         shown_as(solution, "LinalgLstsqBackward0", A, B), residuals, rank, values
     )
 
