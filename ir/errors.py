@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .graph import Node
@@ -31,6 +31,23 @@ class NoDerivativeError(IRError):
 
 class NoBatchingRuleError(IRError):
     """An op has no batching rule."""
+
+
+class MismatchError(IRError):
+    """Native code gives another value than the interpreter; see ``tg.compile(check=True)``.
+
+    Attributes:
+        node: the first node that differs; ``node.location`` is the user's line.
+        line: the number of that line, None where it is not known.
+        native, interpreted: both values as arrays; of guards, which end a run, a description each.
+    """
+
+    def __init__(self, message: str, node: Node, native: Any, interpreted: Any) -> None:
+        super().__init__(message, node)
+        self.node: Node = node
+        self.line = None if node.location is None else node.location.line
+        self.native = native
+        self.interpreted = interpreted
 
 
 class LinAlgError(RuntimeError):

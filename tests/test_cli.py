@@ -406,9 +406,9 @@ def test_wrong_files(
 
 
 def test_without_native_code(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tracegrad import compiler
+    from tracegrad import back_end
 
-    monkeypatch.setattr(compiler, "_native_back_end", lambda: None)
+    monkeypatch.setattr(back_end, "native_back_end", lambda: None)
     status, out, err = run("energy", "--args", "f32[3]", "--stage", "llvm")
     assert (status, out) == (1, "")
     assert err.endswith("tracegrad: error: no llvm: llvmlite is not installed\n")

@@ -123,6 +123,7 @@ if TYPE_CHECKING:
     )
     from tracegrad.compiler import compile
     from tracegrad.func import vmap
+    from tracegrad.ir.errors import MismatchError
     from tracegrad.nn.adaptive_pooling_functions import adaptive_avg_pool1d, adaptive_max_pool1d
     from tracegrad.nn.convolution_functions import (
         conv1d,
@@ -211,6 +212,7 @@ _LATE_MODULES = (
 _LATE_HOMES = {
     "tracegrad.compiler": "compile",
     "tracegrad.func": "vmap",
+    "tracegrad.ir.errors": "MismatchError",
     "tracegrad.nn.adaptive_pooling_functions": "adaptive_avg_pool1d adaptive_max_pool1d",
     "tracegrad.nn.convolution_functions": "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
     "tracegrad.nn.pooling_functions": "avg_pool1d max_pool1d max_pool2d max_pool3d",

@@ -15,42 +15,40 @@ Start reading at :meth:`CompiledFunction.__call__`.
 from __future__ import annotations
 
 import functools
-import gc
 import importlib
 import sys
 import threading
 import time
 import warnings
-import weakref
-from collections import Counter
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, overload
 
-import numpy as np
-
 from tracegrad import lifting, pytree, tracing
+from tracegrad.back_end import make_executable
+from tracegrad.call_key import PLAIN, leaf_key
+from tracegrad.compile_options import CompileOptions
 from tracegrad.fastcall import MISS, generate
 from tracegrad.grad_mode import state
 from tracegrad.guards import (
     Entry,
     Ran,
     Snapshot,
-    StateGuard,
     UnguardableError,
     UnknownStateError,
     guard_of,
 )
 from tracegrad.ir import config, events
-from tracegrad.ir.interpreter import InterpretedExecutable
+from tracegrad.ir.errors import MismatchError
 from tracegrad.ir.location import SourceLocation
 from tracegrad.ir.program import Executable, Program
+from tracegrad.leaks import check_arguments, check_attributes, refuse_leaks
 from tracegrad.lifting import Lifting, plain_result, recover
 from tracegrad.nn.module_hooks import of_all_modules
-from tracegrad.node import UNTRACKED, Node, hooks_added
-from tracegrad.plan import Plan, RefusedError, plan
+from tracegrad.node import UNTRACKED, hooks_added
+from tracegrad.plan import RefusedError, plan
 from tracegrad.reporting import report_native
-from tracegrad.size import Size
+from tracegrad.stats import Stats
 from tracegrad.tensor import Tensor
 from tracegrad.tracing import Trace
 from tracegrad.variant import Variant
@@ -70,41 +68,6 @@ MAX_NEW = 256
 MAX_SURPRISES = 5
 """So many traces in a row may find state that nobody looked at before them."""
 
-_Plain = (int, float, bool, str, bytes, type(None))
-
-
-class Stats:
-    """What has happened to a compiled function.
-
-    Attributes:
-        calls: all of them: native, interpreted, and eager ones.
-        native: answered by compiled code.
-        interpreted: answered by a variant with interpreted ops, or without native back end.
-        eager: the plain Python function ran (tracing included).
-        traces, compilations: how often it was traced, and executables were made.
-        variants: how many are kept.
-        guard_failures: by reason, why a kept variant did not apply or was left.
-        compile_seconds: spent in tracing, optimizing and code generation.
-    """
-
-    def __init__(self) -> None:
-        self.native = 0
-        self.interpreted = 0
-        self.eager = 0
-        self.traces = 0
-        self.compilations = 0
-        self.variants = 0
-        self.guard_failures: Counter[str] = Counter()
-        self.compile_seconds = 0.0
-
-    @property
-    def calls(self) -> int:
-        return self.native + self.interpreted + self.eager
-
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{key}={value!r}" for key, value in vars(self).items())
-        return f"Stats(calls={self.calls}, {fields})"
-
 
 class CompiledFunction:
     """A function that compiles itself. Make one with :func:`compile`.
@@ -116,20 +79,17 @@ class CompiledFunction:
     """
 
     FIXED = frozenset(
-        "_function _name _fullgraph _backend _lock _variants _calls _failed_in_a_row _missed_in_a_row "
+        "_function _name _options _lock _variants _calls _failed_in_a_row _missed_in_a_row "
         "_traced_in_a_row _native_before _surprises _ran _searched _lifting _eager_because refusals stats "
         "__wrapped__ __name__ __doc__ __qualname__ __module__ __annotations__ __type_params__".split()
     )
     """Attributes that are ours; the user may hang others on the function."""
 
-    def __init__(
-        self, function: Callable[..., Any], *, fullgraph: bool, backend: str, name: str | None
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], options: CompileOptions) -> None:
         functools.update_wrapper(self, function)
         self._function = function
-        self._name: str = name or str(getattr(function, "__name__", "function"))
-        self._fullgraph = fullgraph
-        self._backend = backend
+        self._name: str = options.name or str(getattr(function, "__name__", "function"))
+        self._options = options
         self._lock = threading.RLock()
         self._variants: dict[Any, list[Variant]] = {}
         self._calls: tuple[Callable[..., Any], ...] = ()
@@ -217,7 +177,9 @@ class CompiledFunction:
                 varied.append(changed)
             else:
                 try:
-                    done, result = self._run(variant, tensors, leaves)
+                    done, result = self._run(variant, tensors, leaves, spec)
+                except MismatchError:
+                    raise
                 except Exception:
                     # Nothing was written. Python will raise this, or handle it, as it sees fit.
                     stats.eager += 1
@@ -252,9 +214,11 @@ class CompiledFunction:
 
     def _key(self, spec: Any, leaves: list[Any], modes: Any) -> Any:
         """What a call has in common with those that the same variants may answer."""
-        return spec, self._lifting.keys(spec, leaves, [_leaf_key(leaf) for leaf in leaves]), modes
+        return spec, self._lifting.keys(spec, leaves, [leaf_key(leaf) for leaf in leaves]), modes
 
-    def _run(self, variant: Variant, tensors: list[Tensor], leaves: list[Any]) -> tuple[bool, Any]:
+    def _run(
+        self, variant: Variant, tensors: list[Tensor], leaves: list[Any], spec: Any
+    ) -> tuple[bool, Any]:
         begin = events.now() if events.active else 0
         done, result = variant.run(tensors, leaves)
         if done and begin:
@@ -264,6 +228,10 @@ class CompiledFunction:
                 self.stats.interpreted += 1
             else:
                 self.stats.native += 1
+            executable: Any = variant.executable
+            if getattr(executable, "settled", False):  # Checked, and not to be checked again.
+                variant.executable = executable.native
+                variant.call = generate(variant, leaves, spec)
         return done, result
 
     # Making variants.
@@ -290,7 +258,7 @@ class CompiledFunction:
     ) -> Any:
         roots: list[tuple[Any, str]] = [(self._function, self._name)]
         for position, leaf in enumerate(leaves):
-            if not isinstance(leaf, (Tensor, *_Plain)):
+            if not isinstance(leaf, (Tensor, *PLAIN)):
                 roots.append((leaf, f"argument {position}"))
         before = self._look_around(roots)
         trace = Trace(self._name)
@@ -322,7 +290,7 @@ class CompiledFunction:
         try:
             if state.grad is not grad_enabled or (state.exact, state.inference) != modes:
                 raise RefusedError("it changes the grad mode")
-            _check_arguments(args, kwargs, key[0], leaves)
+            check_arguments(args, kwargs, key[0], leaves)
             containers = list(pytree.containers((args, kwargs)))
             kept = {*map(id, containers), *map(id, leaves)}
             variant = self._make_variant(trace, seen, tensors, before, roots, grad_enabled, kept)
@@ -395,10 +363,10 @@ class CompiledFunction:
                     "it depends on state that only exists while it runs"
                 ) from None
             raise
-        _check_attributes(tensors, guard)
+        check_attributes(tensors, guard)
         with events.span("plan", events.COMPILE):
             made = plan(trace, returned, tensors, guard, kept | before.containers.keys())
-        _refuse_leaks(trace, returned, made)
+        refuse_leaks(trace, returned, made)
         return Variant(made, guard, tensors, grad_enabled, self._compile)
 
     def _prefer(self, variant: Variant) -> None:
@@ -423,13 +391,13 @@ class CompiledFunction:
         """Native code where llvmlite is installed, else the interpreter."""
         self.stats.compilations += 1
         with events.span("native code", events.COMPILE):
-            return make_executable(program, self._backend)
+            return make_executable(program, self._options.backend, self._options.check)
 
     def _refuse(self, reason: str, location: SourceLocation | None, *, final: bool) -> None:
         """Note why a run could not be compiled; give up after several in a row."""
         self.refusals.append((reason, location))
         del self.refusals[:-20]
-        if self._fullgraph:
+        if self._options.fullgraph:
             place = f"\n  {location.describe()}" if location else ""
             raise RuntimeError(
                 f"{self._name} cannot be compiled as a whole (fullgraph=True): {reason}{place}"
@@ -509,67 +477,10 @@ class CompiledFunction:
             found = getattr(found, part, None)
         if found is self:
             return self._function.__qualname__
-        return _recompile, (self._function, self._fullgraph, self._backend, self._name)
+        return CompiledFunction, (self._function, self._options)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledFunction:
-        return CompiledFunction(
-            self._function, fullgraph=self._fullgraph, backend=self._backend, name=self._name
-        )
-
-
-def _check_arguments(args: Any, kwargs: Any, spec: Any, leaves: list[Any]) -> None:
-    """Refuse a run that changed a container among its arguments."""
-    now, new_spec = pytree.flatten((args, kwargs))
-    if new_spec != spec or any(a is not b for a, b in zip(now, leaves, strict=True)):
-        raise RefusedError("it changes a container that is an argument")
-
-
-def _check_attributes(tensors: list[Tensor], guard: StateGuard) -> None:
-    """Refuse a run that may have read attributes that the user gave to a tensor argument."""
-    for tensor in tensors:
-        if id(tensor) not in guard.tensors and not guard.names.isdisjoint(tensor._attributes()):
-            raise RefusedError("it can read attributes of a tensor argument")
-
-
-def _refuse_leaks(trace: Trace, returned: Any, made: Plan) -> None:
-    """Refuse a run after which Python still holds a new tensor that is not part of the result.
-
-    Raises:
-        RefusedError: it would be missing after a native call.
-    """
-    outside = {id(source.tensor) for source in trace.sources}
-    outside.update(id(entry) for entry in trace.entry_grads.values())
-    new = [weakref.ref(t) for t in trace.known_tensors() if id(t) not in outside]
-    owners = [owner.tensor for owner, _ in made.grads]
-    arguments = [source.tensor for source in trace.sources]
-    trace.forget()
-    if not any(r() is not None for r in new):
-        return
-    explained = _explained([*pytree.flatten(returned)[0], *owners, *arguments])
-    if any((t := r()) is not None and id(t) not in explained for r in new):
-        gc.collect()
-        if any((t := r()) is not None and id(t) not in explained for r in new):
-            raise RefusedError("a tensor made inside is kept somewhere")
-
-
-def _explained(roots: list[Any]) -> set[int]:
-    """The tensors and records that hang on some tensors."""
-    seen: set[int] = set()
-    stack = list(roots)
-    while stack:
-        item = stack.pop()
-        if id(item) in seen:
-            continue
-        if isinstance(item, Tensor):
-            seen.add(id(item))
-            stack += [item._grad, item._base, item._grad_fn]
-            if item._view is not None:
-                stack.append(item._view[0])
-        elif isinstance(item, Node):
-            seen.add(id(item))
-            stack += item.edges
-            stack += getattr(item, "saved", None) or ()
-    return seen
+        return CompiledFunction(self._function, self._options)
 
 
 class _BoundCompiled:
@@ -586,77 +497,26 @@ class _BoundCompiled:
         return getattr(self.__func__, name)
 
 
-def _recompile(function: Any, fullgraph: bool, backend: str, name: str) -> CompiledFunction:
-    return CompiledFunction(function, fullgraph=fullgraph, backend=backend, name=name)
-
-
-def _leaf_key(leaf: Any) -> Any:
-    """What of an argument a variant is specialised on; of tensors the variant compares more by itself."""
-    if isinstance(leaf, Tensor):
-        return Tensor, leaf._data.shape, leaf._data.dtype
-    if type(leaf) is float:
-        return float, leaf.hex()
-    if type(leaf) in _Plain:
-        return type(leaf), leaf
-    if isinstance(leaf, np.generic):
-        return type(leaf), leaf.tobytes()
-    if type(leaf) is Size:
-        return Size, tuple(leaf)
-    return _Identity(leaf)
-
-
-class _Identity:
-    """Compares an object by identity and keeps it alive, so that its id is not used again."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-
-def make_executable(program: Program, backend: str = "native") -> Executable:
-    """The executable of a program: native code, or the interpreter where that is asked for or all there is."""
-    if backend == "interpreter":
-        return InterpretedExecutable(program, "the interpreter was asked for")
-    compile_program = _native_back_end()
-    if compile_program is None:
-        return InterpretedExecutable(program, "llvmlite is not installed")
-    return compile_program(program)
-
-
-@functools.cache
-def _native_back_end() -> Callable[[Program], Executable] | None:
-    """The code generator, imported at the first compilation; None without llvmlite."""
-    try:
-        from tracegrad.codegen import compile_program
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "llvmlite":
-            raise
-        warnings.warn(
-            "tracegrad.compile: llvmlite is not installed; compiled functions are interpreted",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
-    return compile_program
-
-
 @overload
 def compile(
-    model: Callable[..., Any], *, fullgraph: bool = ..., backend: str = ..., name: str | None = ...
+    model: Callable[..., Any],
+    *,
+    fullgraph: bool = ...,
+    backend: str = ...,
+    name: str | None = ...,
+    check: bool | str = ...,
 ) -> CompiledFunction: ...
 @overload
 def compile(
-    *, fullgraph: bool = ..., backend: str = ..., name: str | None = ...
+    *, fullgraph: bool = ..., backend: str = ..., name: str | None = ..., check: bool | str = ...
 ) -> Callable[[Callable[..., Any]], CompiledFunction]: ...
 def compile(
-    model: Any = None, *, fullgraph: bool = False, backend: str = "native", name: str | None = None
+    model: Any = None,
+    *,
+    fullgraph: bool = False,
+    backend: str = "native",
+    name: str | None = None,
+    check: bool | str = False,
 ) -> Any:
     """Compile a function, as a decorator (bare or with options) or by a call.
 
@@ -670,23 +530,26 @@ def compile(
         fullgraph: raise RuntimeError instead of falling back to eager execution.
         backend: ``"native"``, or ``"interpreter"``.
         name: used in dumps and messages; by default the function's.
+        check: compare native code with the interpreter, at each call, or with ``"first"`` at the first native call
+            of each variant (and of each derivative). Results may differ by rounding, as far as the program passes
+            it on. Otherwise the call raises :class:`tracegrad.MismatchError`, which names the first operation that
+            differs and its line; tensors are then as they were before the call.
 
     Returns:
         A callable with ``stats``, ``explain()`` and ``ir(stage=...)``.
 
     Raises:
-        TypeError: `model` is not callable.
-        ValueError: there is no such backend.
+        TypeError: `model` is not callable, or an option is of a wrong type.
+        ValueError: an option has a value that does not exist.
     """
-    if backend not in ("native", "interpreter"):
-        raise ValueError(f"backend must be 'native' or 'interpreter', but got {backend!r}")
+    options = CompileOptions(fullgraph, backend, name, check).checked()
     if model is None:
-        return functools.partial(compile, fullgraph=fullgraph, backend=backend, name=name)
+        return functools.partial(compile, **options._asdict())
     if not callable(model):
         raise TypeError(f"compile() expects a callable, but got {type(model).__name__}")
     if isinstance(model, CompiledFunction):
         return model
-    return CompiledFunction(model, fullgraph=fullgraph, backend=backend, name=name)
+    return CompiledFunction(model, options)
 
 
 def _explanation() -> Any:
