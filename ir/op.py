@@ -257,6 +257,35 @@ class Op:
         shape = types[index].shape
         return result if result.shape == shape else unbroadcast(result, shape)
 
+    def pull_each(
+        self,
+        needed: Sequence[bool],
+        ct: Any,
+        out: Any,
+        operands: Sequence[Any],
+        types: Sequence[TensorType] | None,
+        attrs: dict[str, Any],
+    ) -> list[Any]:
+        """`pull` for every operand at once; None for those that are not `needed`. Hot: eager backward is made of it."""
+        rules = self.rules
+        if self.vjp_rule is not None or not rules or (exactness.on and self.kind == "pointwise"):
+            return [
+                self.pull(index, ct, out, operands, types, attrs) if wanted else None
+                for index, wanted in enumerate(needed)
+            ]
+        pulled: list[Any] = []
+        for wanted, rule in zip(needed, rules, strict=True):
+            if not wanted or rule is None:
+                pulled.append(None)
+                continue
+            result = rule.pull(ct, out, operands, types, attrs)
+            if types is not None:
+                shape = types[len(pulled)].shape
+                if result.shape != shape:
+                    result = unbroadcast(result, shape)
+            pulled.append(result)
+        return pulled
+
     def push(
         self,
         tangents: Sequence[Any | None],

@@ -463,12 +463,7 @@ class OpNode(Node):
                 raise modified_error(out, self, self.out_counter, 0, self)
             if differentiable:
                 out = late_bound["rebuild_output"](out, self)
-        pull, attrs, types = self.op.pull, self.attrs, self.types
-        result: list[Any] = []
-        for wanted in needed:
-            index = len(result)
-            result.append(pull(index, ct, out, operands, types, attrs) if wanted else None)
-        return result
+        return self.op.pull_each(needed, ct, out, operands, self.types, self.attrs)
 
     def release(self) -> None:
         if self.saved or self.saved_out is not None:

@@ -114,6 +114,11 @@ def _broadcast(x: np.ndarray, shape: Shape, dims: tuple[int, ...]) -> np.ndarray
         expanded[dim] = extent
     if tuple(expanded) == shape:
         return np.reshape(x, shape)  # Unlike an expanded array it can be written to.
+    if x.__class__ is np.ndarray and x.size == 1:
+        # What the backward of every loss begins with. `broadcast_to` takes ten times as long.
+        result = np.ndarray(shape, x.dtype, x, 0, (0,) * len(shape))
+        result.flags.writeable = False
+        return result
     return np.broadcast_to(np.reshape(x, expanded), shape)
 
 

@@ -32,6 +32,8 @@ rsqrt: Op = pointwise(
 
 def _evaluate_power(x: np.ndarray, exponent: float) -> np.ndarray:
     x = np.asarray(x)
+    if exponent == 2:  # What `power` gives, in half the time.
+        return np.square(x)
     return np.power(x, x.dtype.type(exponent))
 
 

@@ -8,6 +8,7 @@ be differentiated. Start with :func:`accumulate_hooked`.
 from __future__ import annotations
 
 from sys import getrefcount
+from typing import Any
 
 import numpy as np
 
@@ -50,16 +51,39 @@ def is_unshared(ct: np.ndarray, references: int) -> bool:
     )
 
 
-def accumulate_leaf(leaf: Tensor, ct: Tensor, create_graph: bool, unshared: bool = False) -> None:
-    """Add a cotangent into the `grad` of a leaf without hooks.
+def hand_over(leaf: Tensor, ct: Any, references: int) -> bool:
+    """Make an array that is nobody else's the first gradient of a plain leaf: what mostly happens, in one step.
 
     Args:
-        unshared: nobody else holds the array of `ct`, so that it can become the gradient itself.
+        references: what `getrefcount` says of `ct` in the caller.
+
+    Returns:
+        Whether that was so; else nothing was done.
     """
+    if (
+        leaf._grad is not None
+        or leaf._base is not None
+        or state.watched
+        or ct.__class__ is not np.ndarray
+        or not leaf._requires_grad
+        or not is_unshared(ct, references)
+    ):
+        return False
+    model = leaf._data
+    if not _is_laid_out_like(model, ct):
+        return False
+    leaf._grad = gradient = new_tensor(ct)
+    if ct.dtype is model.dtype:
+        gradient._plain = leaf._plain
+    return True
+
+
+def accumulate_leaf(leaf: Tensor, ct: Tensor, create_graph: bool) -> None:
+    """Add a cotangent into the `grad` of a leaf without hooks."""
     if events.active:
         accumulate_reported(add_to_grad, leaf, ct, create_graph)
     else:
-        add_to_grad(leaf, ct, create_graph, unshared)
+        add_to_grad(leaf, ct, create_graph)
 
 
 def accumulate_hooked(leaf: Tensor, ct: Tensor | None, create_graph: bool) -> None:
@@ -95,7 +119,7 @@ def accumulate_retained(tensor: Tensor, ct: Tensor) -> None:
     set_grad(tensor, _own(ct, tensor, state.grad) if known is None else apply(_ADD, (known, ct)))
 
 
-def add_to_grad(tensor: Tensor, ct: Tensor, create_graph: bool, unshared: bool = False) -> None:
+def add_to_grad(tensor: Tensor, ct: Tensor, create_graph: bool) -> None:
     """Add a cotangent into `grad`: in place, unless the sum is to be differentiated.
 
     A leaf that came not to require grad after the graph was made gets nothing.
@@ -110,7 +134,7 @@ def add_to_grad(tensor: Tensor, ct: Tensor, create_graph: bool, unshared: bool =
     trace = state.trace
     known = tensor._grad if trace is None else trace.read_grad(tensor)
     if known is None:
-        set_grad(tensor, _own(ct, tensor, create_graph, unshared))
+        set_grad(tensor, _own(ct, tensor, create_graph))
     elif create_graph:
         set_grad(tensor, apply(_ADD, (known, ct)))
     else:
@@ -121,8 +145,8 @@ def add_to_grad(tensor: Tensor, ct: Tensor, create_graph: bool, unshared: bool =
             state.grad = before
 
 
-def _own(ct: Tensor, tensor: Tensor, create_graph: bool, unshared: bool = False) -> Tensor:
-    """The cotangent in memory of its own, which is that of `ct` where it is `unshared` and laid out as it should be."""
+def _own(ct: Tensor, tensor: Tensor, create_graph: bool) -> Tensor:
+    """The cotangent in memory of its own."""
     if create_graph:
         return apply(_COPY, (ct,))
     trace = state.trace
@@ -132,11 +156,7 @@ def _own(ct: Tensor, tensor: Tensor, create_graph: bool, unshared: bool = False)
         return mark_made(gradient)
     if not isinstance(ct._data, np.ndarray):
         return apply(_COPY, (ct,))
-    if unshared and _is_laid_out_like(tensor._data, ct._data):
-        gradient = ct
-    else:
-        gradient = new_tensor(_copy_laid_out_like(tensor._data, ct._data))
-    mark_made(gradient)
+    gradient = mark_made(new_tensor(_copy_laid_out_like(tensor._data, ct._data)))
     if gradient._counter is None and ct._data.dtype is tensor._data.dtype:
         gradient._plain = tensor._plain
     return gradient

@@ -129,7 +129,7 @@ def _check_outputs(outputs: Sequence[Root], gradients: Sequence[Any]) -> None:
     if len(gradients) < len(outputs):
         raise RuntimeError(f"got {len(outputs)} tensors and {len(gradients)} gradients")
     for position, output in enumerate(outputs):
-        if isinstance(output, Tensor) and output.grad_fn is None and not output._requires_grad:
+        if isinstance(output, Tensor) and not output._requires_grad and output.grad_fn is None:
             raise RuntimeError(
                 f"element {position} of tensors does not require grad and does not have a grad_fn"
             )

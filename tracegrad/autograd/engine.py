@@ -17,13 +17,12 @@ from operator import attrgetter
 from sys import getrefcount
 from typing import Any
 
-import numpy as np
 
 from tracegrad.autograd.accumulation import (
     accumulate_hooked,
     accumulate_leaf,
     accumulate_retained,
-    is_unshared,
+    hand_over,
 )
 from tracegrad.autograd.anomaly import check_pulled, evaluating
 from tracegrad.autograd.hooks import (
@@ -186,8 +185,8 @@ def _run(
             return
         if accumulate:
             references = getrefcount(ct)
-            unshared = ct.__class__ is np.ndarray and is_unshared(ct, references)
-            accumulate_leaf(leaf, to_tensor(ct), create_graph, unshared)
+            if create_graph or not hand_over(leaf, ct, references):
+                accumulate_leaf(leaf, to_tensor(ct), create_graph)
         else:
             for position in captures.get((leaf, 0), ()):
                 results[position] = to_tensor(ct)

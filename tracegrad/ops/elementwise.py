@@ -304,6 +304,8 @@ def pow(input: Any, exponent: Any) -> Tensor:
         RuntimeError: an integer base with a negative integer exponent.
     """
     if isinstance(input, Tensor) and is_number(exponent):
+        if exponent.__class__ is int and input._data.dtype.kind == "f":
+            return apply(_power, (input,), {"exponent": exponent})
         dtype = result_dtype(input, exponent)
         if dtype.is_floating:
             return apply(_power, (to_dtype(input, dtype),), {"exponent": _plain(exponent)})
