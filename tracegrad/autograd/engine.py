@@ -17,7 +17,6 @@ from operator import attrgetter
 from sys import getrefcount
 from typing import Any
 
-
 from tracegrad.autograd.accumulation import (
     accumulate_hooked,
     accumulate_leaf,
